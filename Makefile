@@ -1,0 +1,73 @@
+# `make` lists the commands. The first one that needs it makes .venv and installs what requirements.txt pins; after
+# that nothing is installed again until requirements.txt or pyproject.toml changes.
+
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+READY := $(VENV)/.installed
+OLDEST := .venv-oldest
+
+# Chapters are checked without network: see book/_tools/offline/sitecustomize.py.
+NBVAL := PYTHONPATH=$(CURDIR)/book/_tools/offline $(PY) -m pytest book -q -p no:cacheprovider \
+	--nbval-current-env --nbval-cell-timeout=600
+
+.DEFAULT_GOAL := help
+.PHONY: help book serve lab execute sync lint test test-gpu test-oldest repository clean
+
+help: ## List the commands
+	@echo "Commands:"
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(READY): requirements.txt pyproject.toml
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt -e .
+	touch $@
+
+book: $(READY) ## Build the site; a warning is an error, nothing is executed
+	@rm -f _build/html/index.html
+	$(VENV)/bin/jupyter-book build . --all -W --keep-going -n
+	@test -f _build/html/index.html || { echo "No site was built." >&2; exit 1; }
+	@echo; echo "Open $(CURDIR)/_build/html/index.html in a browser, or type: make serve"
+
+serve: book ## Build the site and serve it at http://127.0.0.1:8000
+	$(PY) -m http.server --bind 127.0.0.1 --directory _build/html 8000
+
+lab: $(READY) ## Open the chapters in JupyterLab
+	$(VENV)/bin/jupyter lab book
+
+execute: $(READY) ## Run the chapters again and store what they print (CHAPTERS="book/02_….ipynb" for some)
+	$(PY) book/_tools/execute.py $(CHAPTERS)
+
+sync: $(READY) ## Rewrite the listings in the chapters from the package
+	$(PY) book/_tools/sync.py
+
+lint: $(READY) ## Check style and formatting, notebooks included
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+test: $(READY) ## Run the unit tests, every chapter, the build, and the site's tests
+	$(PY) -m pytest tests -q --ignore=tests/site
+	DENSENET_TUTORIAL_DEVICE=cpu OMP_NUM_THREADS=1 $(NBVAL) -n 2 --dist loadfile \
+		--nbval --nbval-sanitize-with=tests/nbval.cfg
+	$(MAKE) book
+	$(PY) -m pytest tests/site -q
+
+# A GPU rounds differently, so what is printed is not compared; every cell's own assertions are.
+test-gpu: $(READY) ## Run every chapter on the GPU; without one, this fails
+	@$(PY) -c "import sys, torch; sys.exit(None if torch.cuda.is_available() else \
+		'make test-gpu: torch sees no GPU on this machine, so nothing was tested')"
+	DENSENET_TUTORIAL_DEVICE=cuda $(NBVAL) --nbval-lax
+
+test-oldest: ## Run the unit tests on the oldest torch that is supported
+	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check \
+		"torch==2.6.*" "torchvision==0.21.*" pytest -e .
+	$(OLDEST)/bin/python -m pytest tests -q --ignore=tests/site --ignore=tests/book
+
+repository: $(READY) ## Give the repository another address: make repository URL=https://github.com/OWNER/NAME
+	@test -n "$(URL)" || { echo "Say which: make repository URL=https://github.com/OWNER/NAME" >&2; exit 1; }
+	$(PY) book/_tools/repository.py "$(URL)"
+
+clean: ## Remove what was built; .venv stays
+	rm -rf _build .pytest_cache .ruff_cache *.egg-info
+	find book densenet_tutorial tests -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf
