@@ -1,0 +1,82 @@
+"""Rewrite the cells tagged `listing` from the package, which is the source of truth.
+
+    python book/_tools/sync.py [NOTEBOOK …]
+
+A listing shows classes or functions of `densenet_tutorial` in full. Each of them is replaced, decorators and comments
+included, by the package's text of the same name; whatever else stands in the cell stays. Run the chapter again afterwards.
+"""
+
+import argparse
+import ast
+import sys
+from pathlib import Path
+
+import notebooks
+
+DEFINITIONS = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+def definitions(source):
+    """The classes and functions at the top level of `source`: name, first line, last line (from 0, half open)."""
+    for node in ast.parse(source).body:
+        if isinstance(node, DEFINITIONS):
+            first = min([node.lineno, *(d.lineno for d in node.decorator_list)])
+            yield node.name, first - 1, node.end_lineno
+
+
+def package_texts(package):
+    """The text of every top-level class and function of the package in the folder `package`, by name."""
+    texts, origin = {}, {}
+    for path in sorted(Path(package).glob("*.py")):
+        source = path.read_text(encoding="utf-8")
+        lines = source.splitlines()
+        for name, first, last in definitions(source):
+            if name in texts and not name.startswith("_"):
+                raise ValueError(f"{name} is defined in {origin[name]} and in {path.name}")
+            texts[name], origin[name] = "\n".join(lines[first:last]), path.name
+    return texts
+
+
+def rewrite(source, texts, where):
+    """The listing `source` with every definition in it as the package has it."""
+    lines = source.splitlines()
+    found = list(definitions(source))
+    if not found:
+        raise ValueError(f"{where}: tagged `listing`, but it defines no class or function")
+    for name, first, last in reversed(found):
+        if name not in texts:
+            raise ValueError(f"{where}: `{name}` is not in the package; give it no `listing` tag")
+        lines[first:last] = texts[name].splitlines()
+    return "\n".join(lines)
+
+
+def sync(path, texts):
+    """Rewrite the listings of the notebook at `path`; return the ids of the cells that changed."""
+    notebook = notebooks.read(path)
+    changed = []
+    for cell in notebook.cells:
+        if "listing" in cell.metadata.get("tags", []):
+            source = rewrite(cell.source, texts, f"{path}, cell {cell.id}")
+            if source != cell.source:
+                cell.source = source
+                changed.append(cell.id)
+    if changed:
+        notebooks.write(notebook, path)
+    return changed
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("notebook", nargs="*", type=Path, help="default: every chapter")
+    paths = parser.parse_args(arguments).notebook or notebooks.chapters()
+    texts = package_texts(notebooks.ROOT / "densenet_tutorial")
+    for path in paths:
+        changed = sync(path, texts)
+        print(f"{path.name}: {f'{len(changed)} listings rewritten' if changed else 'as the package'}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, FileNotFoundError) as error:
+        sys.exit(f"sync: {error}")
