@@ -1,0 +1,66 @@
+"""Argument checks, one line each where they are used.
+
+Each returns the value it was given, so that a check and an assignment fit on one line, and raises a
+``ValueError`` that names the argument, the value and what would have been valid.
+"""
+
+import operator
+from collections.abc import Collection
+from typing import Any
+
+
+def positive_int(name: str, value: Any) -> int:
+    """Return `value` as an int of at least 1."""
+    try:
+        number = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or number < 1:
+        raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+    return number
+
+
+def positive_ints(name: str, values: Any) -> tuple[int, ...]:
+    """Return `values` as a non-empty tuple of ints of at least 1."""
+    try:
+        numbers = tuple(positive_int(name, value) for value in values)
+    except (TypeError, ValueError):
+        numbers = ()
+    if not numbers:
+        raise ValueError(
+            f"{name} must be a non-empty sequence of whole numbers of at least 1, got {values!r}"
+        )
+    return numbers
+
+
+def fraction(name: str, value: Any, *, zero: bool) -> float:
+    """Return `value` as a float from 0 (if `zero`, else from just above 0) to 1."""
+    try:
+        number = None if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        number = None
+    if number is None or not 0 <= number <= 1 or (number == 0 and not zero):
+        valid = "from 0 to 1" if zero else "above 0 and at most 1"
+        raise ValueError(f"{name} must be a number {valid}, got {value!r}")
+    return number
+
+
+def positive_number(name: str, value: Any) -> float:
+    """Return `value` as a finite float above 0."""
+    try:
+        number = None if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        number = None
+    if number is None or not 0 < number < float("inf"):
+        raise ValueError(f"{name} must be a finite number above 0, got {value!r}")
+    return number
+
+
+def one_of(name: str, value: Any, valid: Collection[Any]) -> Any:
+    """Return `value`, which must be one of `valid`."""
+    if not any(
+        value is choice or (type(value) is type(choice) and value == choice) for choice in valid
+    ):
+        choices = ", ".join(repr(choice) for choice in valid)
+        raise ValueError(f"{name} must be one of {choices}; got {value!r}")
+    return value

@@ -1,0 +1,154 @@
+"""The three building blocks: :class:`DenseLayer`, :class:`DenseBlock` and :class:`Transition`.
+
+Constructor arguments, attribute names and ``state_dict`` keys equal torchvision's, so weights go both ways.
+Chapters 02, 03 and 04 build them up; the notation is the paper's: growth rate k, L layers, k0 channels in.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from densenet_tutorial import arguments, memory
+
+
+class DenseLayer(nn.Module):
+    """One dense layer: all earlier features in, `growth_rate` new feature maps out.
+
+    BN-ReLU-Conv1x1-BN-ReLU-Conv3x3, then dropout (paper, section 3, "Bottleneck layers"). With
+    ``bn_size=None`` the bottleneck is left out: BN-ReLU-Conv3x3, the paper's plain composite function.
+
+    Args:
+        num_input_features: channels that come in, k0 + (l - 1) k for layer l of a block.
+        growth_rate: new feature maps that go out, the paper's k.
+        bn_size: the bottleneck has ``bn_size * growth_rate`` channels; ``None`` for no bottleneck.
+        drop_rate: probability of zeroing an element of the new features in training, 0 to 1.
+        memory_efficient: ``True`` or ``"checkpoint"`` recomputes the bottleneck in the backward pass.
+
+    Shape:
+        input: (N, num_input_features, H, W), or a list of tensors whose channels add up to that.
+        output: (N, growth_rate, H, W), the new features alone.
+
+    Raises:
+        ValueError: an argument is out of its range.
+
+    Source: Huang et al. 2017, https://arxiv.org/abs/1608.06993, section 3.
+    """
+
+    def __init__(
+        self,
+        num_input_features: int,
+        growth_rate: int,
+        bn_size: int | None,
+        drop_rate: float,
+        memory_efficient: bool | str = False,
+    ) -> None:
+        super().__init__()
+        c_in = arguments.positive_int("num_input_features", num_input_features)
+        k = arguments.positive_int("growth_rate", growth_rate)
+        self.bn_size = None if bn_size is None else arguments.positive_int("bn_size", bn_size)
+        self.drop_rate = arguments.fraction("drop_rate", drop_rate, zero=True)
+        self.memory_efficient = arguments.one_of("memory_efficient", memory_efficient, memory.MODES)
+
+        self.norm1 = nn.BatchNorm2d(c_in)
+        self.relu1 = nn.ReLU()
+        if self.bn_size is None:
+            self.conv1 = nn.Conv2d(c_in, k, kernel_size=3, padding=1, bias=False)
+        else:
+            self.conv1 = nn.Conv2d(c_in, self.bn_size * k, kernel_size=1, bias=False)
+            self.norm2 = nn.BatchNorm2d(self.bn_size * k)
+            self.relu2 = nn.ReLU()
+            self.conv2 = nn.Conv2d(self.bn_size * k, k, kernel_size=3, padding=1, bias=False)
+
+    def bn_function(self, inputs: list[Tensor]) -> Tensor:
+        """Concatenate along the channels, then norm1, ReLU and conv1."""
+        return self.conv1(self.relu1(self.norm1(torch.cat(inputs, 1))))
+
+    def forward(self, input: Tensor | list[Tensor]) -> Tensor:
+        inputs = [input] if isinstance(input, Tensor) else input
+        if self.memory_efficient and not torch.jit.is_scripting():
+            new_features = memory.checkpointed(self.bn_function, inputs)
+        else:
+            new_features = self.bn_function(inputs)
+        if self.bn_size is not None:
+            new_features = self.conv2(self.relu2(self.norm2(new_features)))
+        if self.drop_rate > 0:
+            new_features = F.dropout(new_features, p=self.drop_rate, training=self.training)
+        return new_features
+
+    def __prepare_scriptable__(self) -> "DenseLayer":
+        if self.memory_efficient:
+            raise RuntimeError(
+                f"torch.jit.script cannot compile a layer with memory_efficient={self.memory_efficient!r}, "
+                "because checkpointing needs Python; build the model with memory_efficient=False"
+            )
+        return self
+
+
+class DenseBlock(nn.ModuleDict):
+    """`num_layers` dense layers, each of which sees the block's input and every earlier layer's output.
+
+    Args:
+        num_layers: the paper's L (per block).
+        num_input_features: channels into the block, the paper's k0.
+        bn_size, growth_rate, drop_rate, memory_efficient: as for :class:`DenseLayer`.
+
+    Shape:
+        init_features: (N, num_input_features, H, W).
+        output: (N, num_input_features + num_layers * growth_rate, H, W), the input's channels first, then
+        each layer's in order.
+
+    Raises:
+        ValueError: an argument is out of its range.
+
+    Source: Huang et al. 2017, https://arxiv.org/abs/1608.06993, section 3, equation 2.
+    """
+
+    def __init__(
+        self,
+        num_layers: int,
+        num_input_features: int,
+        bn_size: int | None,
+        growth_rate: int,
+        drop_rate: float,
+        memory_efficient: bool | str = False,
+    ) -> None:
+        super().__init__()
+        arguments.positive_int("num_input_features", num_input_features)
+        arguments.positive_int("growth_rate", growth_rate)
+        for i in range(arguments.positive_int("num_layers", num_layers)):
+            c_in = num_input_features + i * growth_rate
+            layer = DenseLayer(c_in, growth_rate, bn_size, drop_rate, memory_efficient)
+            self.add_module(f"denselayer{i + 1}", layer)
+
+    def forward(self, init_features: Tensor) -> Tensor:
+        features = [init_features]
+        for layer in self.values():
+            features.append(layer(features))
+        return torch.cat(features, 1)
+
+
+class Transition(nn.Sequential):
+    """Between two blocks: BN-ReLU-Conv1x1 to `num_output_features` channels, then 2x2 average pooling.
+
+    Args:
+        num_input_features: channels that come in.
+        num_output_features: channels that go out; the compression is their ratio.
+
+    Shape:
+        input: (N, num_input_features, H, W), H and W at least 2.
+        output: (N, num_output_features, H // 2, W // 2).
+
+    Raises:
+        ValueError: an argument is out of its range.
+
+    Source: Huang et al. 2017, https://arxiv.org/abs/1608.06993, section 3, "Pooling layers" and "Compression".
+    """
+
+    def __init__(self, num_input_features: int, num_output_features: int) -> None:
+        super().__init__()
+        c_in = arguments.positive_int("num_input_features", num_input_features)
+        c_out = arguments.positive_int("num_output_features", num_output_features)
+        self.norm = nn.BatchNorm2d(c_in)
+        self.relu = nn.ReLU()
+        self.conv = nn.Conv2d(c_in, c_out, kernel_size=1, bias=False)
+        self.pool = nn.AvgPool2d(kernel_size=2, stride=2)

@@ -1,0 +1,256 @@
+"""The whole network, :class:`DenseNet`, and the named models of the paper.
+
+Constructor arguments, ``state_dict`` keys and the random initialisation equal torchvision's; what is ours
+alone is keyword-only. Chapter 05 builds this up.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from densenet_tutorial import arguments
+from densenet_tutorial.layers import DenseBlock, Transition
+
+STEMS = ("imagenet", "cifar")
+
+
+class DenseNet(nn.Module):
+    """DenseNet: a stem, dense blocks joined by transition layers, global average pooling, a classifier.
+
+    Args:
+        growth_rate: new feature maps per layer, the paper's k.
+        block_config: layers in each dense block; any number of blocks.
+        num_init_features: feature maps that the stem makes.
+        bn_size: bottleneck width as a multiple of `growth_rate`; ``None`` for the paper's plain layers.
+        drop_rate: dropout probability after each layer's last convolution, 0 to 1.
+        num_classes: classes to tell apart.
+        memory_efficient: ``True`` or ``"checkpoint"`` keeps less for the backward pass (chapter 07).
+        in_channels: channels of an input image: 3 for colour, 1 for grey.
+        stem: ``"imagenet"`` (7x7 convolution with stride 2, norm, ReLU, 3x3 max pooling with stride 2) or
+            ``"cifar"`` (one 3x3 convolution at full resolution).
+        compression: a transition keeps this share of its channels, rounded down; the paper's theta.
+
+    Shape:
+        x: (N, in_channels, H, W), normalised floats, H and W at least :attr:`min_size`.
+        output: (N, num_classes), logits.
+
+    Raises:
+        ValueError: an argument is out of its range, or an input has the wrong shape.
+
+    Source: Huang et al. 2017, https://arxiv.org/abs/1608.06993, section 3 and table 1.
+    """
+
+    def __init__(
+        self,
+        growth_rate: int = 32,
+        block_config: Sequence[int] = (6, 12, 24, 16),
+        num_init_features: int = 64,
+        bn_size: int | None = 4,
+        drop_rate: float = 0.0,
+        num_classes: int = 1000,
+        memory_efficient: bool | str = False,
+        *,
+        in_channels: int = 3,
+        stem: str = "imagenet",
+        compression: float = 0.5,
+    ) -> None:
+        super().__init__()
+        growth_rate = arguments.positive_int("growth_rate", growth_rate)
+        block_config = arguments.positive_ints("block_config", block_config)
+        channels = arguments.positive_int("num_init_features", num_init_features)
+        num_classes = arguments.positive_int("num_classes", num_classes)
+        self.in_channels = arguments.positive_int("in_channels", in_channels)
+        compression = arguments.fraction("compression", compression, zero=False)
+        arguments.one_of("stem", stem, STEMS)
+
+        self.features = nn.Sequential()
+        if stem == "imagenet":
+            self.features.conv0 = nn.Conv2d(
+                in_channels, channels, 7, stride=2, padding=3, bias=False
+            )
+            self.features.norm0 = nn.BatchNorm2d(channels)
+            self.features.relu0 = nn.ReLU()
+            self.features.pool0 = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
+        else:
+            self.features.conv0 = nn.Conv2d(in_channels, channels, 3, padding=1, bias=False)
+
+        for i, num_layers in enumerate(block_config, start=1):
+            block = DenseBlock(
+                num_layers, channels, bn_size, growth_rate, drop_rate, memory_efficient
+            )
+            self.features.add_module(f"denseblock{i}", block)
+            channels += num_layers * growth_rate
+            if i < len(block_config):
+                compressed = int(channels * compression)
+                self.features.add_module(f"transition{i}", Transition(channels, compressed))
+                channels = compressed
+        self.features.norm5 = nn.BatchNorm2d(channels)
+        self.classifier = nn.Linear(channels, num_classes)
+
+        halvings = len(block_config) - 1
+        #: Smallest height and width, in pixels, that leaves one pixel for the last block.
+        self.min_size = 4 * (2**halvings - 1) + 1 if stem == "imagenet" else 2**halvings
+
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight)
+            elif isinstance(module, nn.Linear):
+                nn.init.zeros_(module.bias)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Everything before pooling: (N, in_channels, H, W) to (N, C, h, w), after the last norm and ReLU."""
+        self._check_input(x)
+        return F.relu(self.features(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = self.forward_features(x)
+        pooled = F.adaptive_avg_pool2d(features, (1, 1)).flatten(1)
+        return self.classifier(pooled)
+
+    def intermediate_features(self, x: Tensor) -> dict[str, Tensor]:
+        """The features after each part, by name, in order, from one pass over x of (N, in_channels, H, W).
+
+        The names are ``"stem"``, ``"denseblock1"``, ``"transition1"``, ``"denseblock2"`` and so on, and at
+        the end ``"final"``, which is what :meth:`forward_features` returns.
+        """
+        self._check_input(x)
+        found = {}
+        for name, modules in self.parts().items():
+            for module in modules:
+                x = module(x)
+            found[name] = x
+        found["final"] = F.relu(x)
+        return found
+
+    def parts(self) -> dict[str, list[nn.Module]]:
+        """The modules of :attr:`features` by part: "stem", "denseblock1", "transition1", …, "final"."""
+        parts: dict[str, list[nn.Module]] = {"stem": []}
+        for name, module in self.features.named_children():
+            if name in ("conv0", "norm0", "relu0", "pool0"):
+                parts["stem"].append(module)
+            else:
+                parts["final" if name == "norm5" else name] = [module]
+        return parts
+
+    def _check_input(self, x: Tensor) -> None:
+        if (
+            x.dim() != 4
+            or x.shape[1] != self.in_channels
+            or min(x.shape[2], x.shape[3]) < self.min_size
+        ):
+            raise ValueError(
+                f"x must be a batch of images (N, {self.in_channels}, H, W) "
+                f"with H and W at least {self.min_size}, got shape {list(x.shape)}"
+            )
+
+
+#: The named models: what each sets, beyond :class:`DenseNet`'s defaults.
+CONFIGS: dict[str, dict[str, Any]] = {
+    "densenet121": {"growth_rate": 32, "block_config": (6, 12, 24, 16), "num_init_features": 64},
+    "densenet161": {"growth_rate": 48, "block_config": (6, 12, 36, 24), "num_init_features": 96},
+    "densenet169": {"growth_rate": 32, "block_config": (6, 12, 32, 32), "num_init_features": 64},
+    "densenet201": {"growth_rate": 32, "block_config": (6, 12, 48, 32), "num_init_features": 64},
+    "densenet264": {"growth_rate": 32, "block_config": (6, 12, 64, 48), "num_init_features": 64},
+    "densenet_bc_100_12": {
+        "growth_rate": 12,
+        "block_config": (16, 16, 16),
+        "num_init_features": 24,
+        "num_classes": 10,
+        "stem": "cifar",
+    },
+    "densenet_bc_250_24": {
+        "growth_rate": 24,
+        "block_config": (41, 41, 41),
+        "num_init_features": 48,
+        "num_classes": 10,
+        "stem": "cifar",
+    },
+    "densenet_bc_190_40": {
+        "growth_rate": 40,
+        "block_config": (31, 31, 31),
+        "num_init_features": 80,
+        "num_classes": 10,
+        "stem": "cifar",
+    },
+    "densenet_40_12": {
+        "growth_rate": 12,
+        "block_config": (12, 12, 12),
+        "num_init_features": 16,
+        "bn_size": None,
+        "num_classes": 10,
+        "stem": "cifar",
+        "compression": 1.0,
+    },
+}
+
+
+def densenet(
+    name: str = "densenet121",
+    *,
+    weights: None = None,
+    num_classes: int | None = None,
+    **overrides: Any,
+) -> DenseNet:
+    """Build a named model.
+
+    Args:
+        name: a key of :data:`CONFIGS`, such as ``"densenet121"`` or ``"densenet_bc_100_12"``.
+        weights: ``None``, for fresh random weights.
+        num_classes: ``None`` keeps the model's own: 1000 with the ImageNet stem, 10 with the CIFAR stem.
+        overrides: any other argument of :class:`DenseNet`, in place of the named model's.
+
+    Raises:
+        ValueError: an unknown name, or an argument out of its range.
+    """
+    config = CONFIGS[arguments.one_of("name", name, CONFIGS)] | overrides
+    arguments.one_of("weights", weights, (None,))
+    if num_classes is not None:
+        config["num_classes"] = num_classes
+    return DenseNet(**config)
+
+
+def densenet121(**options: Any) -> DenseNet:
+    """DenseNet-121: k=32, blocks of 6, 12, 24, 16; 7,978,856 parameters. Options as for :func:`densenet`."""
+    return densenet("densenet121", **options)
+
+
+def densenet161(**options: Any) -> DenseNet:
+    """DenseNet-161: k=48, blocks of 6, 12, 36, 24; 28,681,000 parameters. Options as for :func:`densenet`."""
+    return densenet("densenet161", **options)
+
+
+def densenet169(**options: Any) -> DenseNet:
+    """DenseNet-169: k=32, blocks of 6, 12, 32, 32; 14,149,480 parameters. Options as for :func:`densenet`."""
+    return densenet("densenet169", **options)
+
+
+def densenet201(**options: Any) -> DenseNet:
+    """DenseNet-201: k=32, blocks of 6, 12, 48, 32; 20,013,928 parameters. Options as for :func:`densenet`."""
+    return densenet("densenet201", **options)
+
+
+def densenet264(**options: Any) -> DenseNet:
+    """DenseNet-264: k=32, blocks of 6, 12, 64, 48; 33,337,704 parameters. Options as for :func:`densenet`."""
+    return densenet("densenet264", **options)
+
+
+def densenet_bc_100_12(**options: Any) -> DenseNet:
+    """DenseNet-BC for 32x32 images, depth 100, k=12: 769,162 parameters. Options as for :func:`densenet`."""
+    return densenet("densenet_bc_100_12", **options)
+
+
+def densenet_bc_250_24(**options: Any) -> DenseNet:
+    """DenseNet-BC for 32x32 images, depth 250, k=24: 15.3 million parameters. As :func:`densenet`."""
+    return densenet("densenet_bc_250_24", **options)
+
+
+def densenet_bc_190_40(**options: Any) -> DenseNet:
+    """DenseNet-BC for 32x32 images, depth 190, k=40: 25.6 million parameters. As :func:`densenet`."""
+    return densenet("densenet_bc_190_40", **options)
+
+
+def densenet_40_12(**options: Any) -> DenseNet:
+    """Plain DenseNet for 32x32 images, depth 40, k=12, no bottleneck, no compression. As :func:`densenet`."""
+    return densenet("densenet_40_12", **options)

@@ -1,0 +1,341 @@
+"""Every figure of the book. This module knows matplotlib, and no other one does.
+
+Each function draws one figure from real modules, tensors or measurements and returns it. Sizes and fonts are
+chosen so that a figure is still legible 350 pixels wide; colours are those of Okabe and Ito, which people with
+any kind of colour vision can tell apart, and never carry a meaning alone.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch, Rectangle
+from torch import Tensor
+
+from densenet_tutorial.insight import PartCost, ReceptiveField
+from densenet_tutorial.layers import DenseBlock
+
+COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
+GREY = "#8a8a8a"
+MARKERS = "os^Dv*Px"
+HATCHES = ("", "//", "..", "xx", "\\\\", "++", "oo", "--")
+_STYLE = {
+    "figure.dpi": 130,
+    "figure.facecolor": "white",
+    "figure.constrained_layout.use": True,
+    "font.size": 12,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.prop_cycle": plt.cycler(color=COLORS),
+    "legend.frameon": False,
+}
+
+
+def _figure(width: float = 6.0, height: float = 3.6, **options: Any) -> tuple[Figure, Any]:
+    plt.rcParams.update(_STYLE)
+    return plt.subplots(figsize=(width, height), **options)
+
+
+def _title(figure: Figure, text: str) -> None:
+    figure.suptitle(text, fontsize=13, fontweight="bold")
+
+
+def _growth(block: DenseBlock) -> tuple[list[str], list[int]]:
+    """Names and channel counts of everything that a block concatenates, read off its modules."""
+    layers = list(block.values())
+    last = [getattr(layer, "conv2", layer.conv1) for layer in layers]
+    return (
+        ["input", *(f"layer {i}" for i in range(1, len(layers) + 1))],
+        [layers[0].norm1.num_features, *(conv.out_channels for conv in last)],
+    )
+
+
+def connectivity(block: DenseBlock) -> Figure:
+    """Every connection of `block`: an arc from each source of feature maps to each layer that reads it."""
+    names, channels = _growth(block)
+    figure, axes = _figure(6.4, 3.3)
+    count = len(channels)
+    for target in range(1, count):
+        for source in range(target):
+            axes.add_patch(
+                FancyArrowPatch(
+                    (source, 0.16),
+                    (target, 0.16),
+                    connectionstyle=f"arc3,rad={-0.55 if target - source > 1 else -0.25}",
+                    arrowstyle="-|>",
+                    mutation_scale=13,
+                    color=COLORS[source % len(COLORS)],
+                    linewidth=1.8,
+                )
+            )
+    for i, (name, width) in enumerate(zip(names, channels)):
+        color = COLORS[i % len(COLORS)]
+        axes.add_patch(
+            Rectangle(
+                (i - 0.3, -0.16), 0.6, 0.32, facecolor="white", edgecolor=color, linewidth=2.5
+            )
+        )
+        axes.text(
+            i, 0, f"+{width}" if i else str(width), ha="center", va="center", fontweight="bold"
+        )
+        axes.text(i, -0.26, name, ha="center", va="top")
+    layers = count - 1
+    axes.text(
+        (count - 1) / 2,
+        -0.62,
+        "numbers: feature maps that each one adds",
+        ha="center",
+        color="#555555",
+        fontsize=11,
+    )
+    axes.set(xlim=(-0.6, count - 0.4), ylim=(-0.75, 0.3 + 0.28 * layers))
+    _title(figure, f"{layers} layers, {layers * (layers + 1) // 2} direct connections")
+    axes.axis("off")
+    return figure
+
+
+def channels(block: DenseBlock) -> Figure:
+    """What each layer of `block` reads, and what leaves the block, stacked by where the channels come from."""
+    names, widths = _growth(block)
+    figure, axes = _figure(6.4, 3.8)
+    readers = [*names[1:], "output"]
+    for source, (name, width) in enumerate(zip(names, widths)):
+        readers_of_source = range(source, len(readers))
+        axes.bar(
+            readers_of_source,
+            [width] * len(readers_of_source),
+            bottom=sum(widths[:source]),
+            width=0.7,
+            color=COLORS[source % len(COLORS)],
+            edgecolor="white",
+            hatch=HATCHES[source % len(HATCHES)],
+            label=f"from {name}",
+        )
+    for i in range(len(readers)):
+        total = sum(widths[: i + 1])
+        axes.text(i, total, str(total), ha="center", va="bottom", fontweight="bold")
+    axes.set_xticks(range(len(readers)), readers)
+    axes.set(ylabel="channels read", ylim=(0, sum(widths) * 1.12))
+    _title(figure, f"Channels grow by {widths[-1]} per layer")
+    axes.legend(loc="upper left", fontsize=10.5)
+    return figure
+
+
+def shapes(features: Mapping[str, Tensor]) -> Figure:
+    """The tensor after each part: height of a box for height and width, width of it for the channels.
+
+    `features` is what :meth:`DenseNet.intermediate_features` returns.
+    """
+    figure, axes = _figure(6.4, 1.0 + 0.42 * len(features))
+    sizes = {name: tuple(tensor.shape[1:]) for name, tensor in features.items()}
+    most = max(c for c, _, _ in sizes.values())
+    side = max(h for _, h, _ in sizes.values())
+    for row, (name, (c, h, w)) in enumerate(sizes.items()):
+        color = COLORS[1] if name.startswith("transition") else COLORS[0]
+        thickness = 0.12 + 0.74 * h / side
+        axes.barh(
+            row,
+            c,
+            height=thickness,
+            color=color,
+            hatch="//" if color == COLORS[1] else "",
+            edgecolor="white",
+        )
+        axes.text(c + most * 0.02, row, f"{c} × {h} × {w}", va="center")
+    axes.set_yticks(range(len(sizes)), sizes)
+    axes.invert_yaxis()
+    axes.set(xlabel="channels (bar length); height × width (bar thickness)", xlim=(0, most * 1.35))
+    _title(figure, "Blocks add channels, transitions halve the picture")
+    return figure
+
+
+def receptive_fields(fields: Sequence[ReceptiveField], image_size: int) -> Figure:
+    """The range of receptive fields after each part, from the shortest path to the longest."""
+    figure, axes = _figure(6.4, 1.3 + 0.4 * len(fields))
+    for row, field in enumerate(fields):
+        axes.plot(
+            [field.shortest, field.longest], [row, row], color=COLORS[0], linewidth=5, alpha=0.35
+        )
+        axes.plot(
+            field.shortest,
+            row,
+            MARKERS[0],
+            color=COLORS[5],
+            label="" if row else "path that skips every layer",
+        )
+        axes.plot(
+            field.longest,
+            row,
+            MARKERS[1],
+            color=COLORS[0],
+            label="" if row else "path through every layer",
+        )
+    axes.axvline(image_size, color=GREY, linestyle="--", label=f"image ({image_size} pixels)")
+    axes.set_yticks(range(len(fields)), [field.name for field in fields])
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.invert_yaxis()
+    axes.set(xlabel="receptive field, pixels along one side (log scale)")
+    _title(figure, "One block, many receptive fields at once")
+    axes.legend(fontsize=10.5, loc="upper center", bbox_to_anchor=(0.42, -0.18))
+    return figure
+
+
+def costs(parts: Sequence[PartCost]) -> Figure:
+    """Each part's share of the parameters and of the multiply-adds, side by side."""
+    figure, axes = _figure(6.4, 1.2 + 0.5 * len(parts))
+    total_parameters = sum(part.parameters for part in parts)
+    total_operations = sum(part.multiply_adds for part in parts)
+    rows = np.arange(len(parts))
+    series = (
+        ("parameters", [part.parameters / total_parameters for part in parts], COLORS[0], ""),
+        (
+            "multiply-adds",
+            [part.multiply_adds / total_operations for part in parts],
+            COLORS[1],
+            "//",
+        ),
+    )
+    for i, (label, shares, color, hatch) in enumerate(series):
+        at = rows + (i - 0.5) * 0.38
+        axes.barh(at, shares, height=0.36, color=color, hatch=hatch, edgecolor="white", label=label)
+        for y, share in zip(at, shares):
+            axes.text(
+                share + 0.005,
+                y,
+                f"{share:.0%}" if share >= 0.005 else "<1%",
+                va="center",
+                fontsize=10,
+            )
+    axes.set_yticks(rows, [part.name for part in parts])
+    axes.invert_yaxis()
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    axes.set(xlabel="share of the whole network")
+    _title(figure, "Early blocks compute, late blocks hold the weights")
+    axes.legend(loc="lower right")
+    return figure
+
+
+def curves(
+    series: Mapping[str, Sequence[float]],
+    *,
+    title: str,
+    xlabel: str,
+    ylabel: str,
+    x: Sequence[float] | None = None,
+    log_y: bool = False,
+    log_x: bool = False,
+) -> Figure:
+    """Lines that share an x axis (1, 2, 3, … unless `x` is given), each with a marker of its own."""
+    figure, axes = _figure()
+    for i, (label, values) in enumerate(series.items()):
+        places = range(1, len(values) + 1) if x is None else x
+        axes.plot(places, values, marker=MARKERS[i], markersize=5, color=COLORS[i], label=label)
+    if log_y:
+        axes.set_yscale("log")
+    if log_x:
+        axes.set_xscale("log")
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    _title(figure, title)
+    axes.grid(alpha=0.25)
+    if len(series) > 1:
+        axes.legend()
+    return figure
+
+
+def images(
+    pictures: Tensor,
+    titles: Sequence[str],
+    *,
+    title: str,
+    columns: int = 5,
+    wrong: Sequence[bool] | None = None,
+) -> Figure:
+    """A grid of grey pictures (N, 1, H, W), each under its title; titles of `wrong` ones are red and marked."""
+    rows = -(-len(pictures) // columns)
+    figure, axes = _figure(
+        1.3 * columns, 1.55 * rows + 0.4, nrows=rows, ncols=columns, squeeze=False
+    )
+    for i, place in enumerate(axes.flat):
+        place.axis("off")
+        if i < len(pictures):
+            place.imshow(pictures[i, 0].cpu(), cmap="gray_r")
+            missed = wrong is not None and wrong[i]
+            place.set_title(
+                f"✗ {titles[i]}" if missed else titles[i],
+                fontsize=10.5,
+                fontweight="normal",
+                color=COLORS[5] if missed else "black",
+            )
+    _title(figure, title)
+    return figure
+
+
+def feature_maps(
+    features: Tensor, *, title: str, labels: Sequence[str] | None = None, columns: int = 4
+) -> Figure:
+    """The feature maps (C, H, W) of one image, on one colour scale that is symmetric around zero."""
+    count = len(features)
+    rows = -(-count // columns)
+    figure, axes = _figure(
+        1.5 * columns + 0.5, 1.5 * rows + 0.5, nrows=rows, ncols=columns, squeeze=False
+    )
+    limit = features.abs().max().item()
+    for i, place in enumerate(axes.flat):
+        place.axis("off")
+        if i < count:
+            drawn = place.imshow(features[i].detach().cpu(), cmap="PuOr", vmin=-limit, vmax=limit)
+            place.set_title(labels[i] if labels else str(i), fontsize=10.5, fontweight="normal")
+    figure.colorbar(drawn, ax=axes, shrink=0.8)
+    _title(figure, title)
+    return figure
+
+
+def history(rows: Sequence[Mapping[str, float]]) -> Figure:
+    """Loss and accuracy over the epochs, from what :func:`training.fit` returns."""
+    figure, (left, right) = _figure(6.4, 3.4, ncols=2)
+    epochs = [row["epoch"] for row in rows]
+    for axes, kind, label in ((left, "loss", "cross-entropy"), (right, "accuracy", "accuracy")):
+        for i, part in enumerate(("train", "test")):
+            values = [row[f"{part}_{kind}"] for row in rows]
+            axes.plot(epochs, values, marker=MARKERS[i], color=COLORS[i], label=part)
+        axes.set(xlabel="epoch", ylabel=label)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(alpha=0.25)
+    right.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    left.legend()
+    _title(figure, f"Test accuracy {rows[-1]['test_accuracy']:.1%} after {epochs[-1]} epochs")
+    return figure
+
+
+def confusion(matrix: Tensor, classes: Sequence[str]) -> Figure:
+    """A confusion matrix of counts: rows are true classes, columns are predicted ones."""
+    figure, axes = _figure(6.4, 6.4)
+    axes.imshow(
+        matrix.float() ** 0.5, cmap="Blues"
+    )  # a square root, so that small counts can be seen
+    for row in range(len(classes)):
+        for column in range(len(classes)):
+            count = int(matrix[row, column])
+            dark = count > matrix.max() / 3
+            if count:
+                axes.text(
+                    column,
+                    row,
+                    count,
+                    ha="center",
+                    va="center",
+                    color="white" if dark else "black",
+                    fontsize=11,
+                )
+    axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
+    axes.set_yticks(range(len(classes)), classes)
+    axes.set(xlabel="predicted", ylabel="true")
+    off_diagonal = matrix.clone().fill_diagonal_(0)
+    true, predicted = divmod(int(off_diagonal.argmax()), len(classes))
+    _title(figure, f"Most often: {classes[true]} taken for {classes[predicted]}")
+    for side in axes.spines.values():
+        side.set_visible(False)
+    return figure
