@@ -26,7 +26,16 @@ import notebooks
 
 OFFLINE = Path(__file__).parent / "offline"
 CELL_TIMEOUT = 600  # seconds
-COLUMNS = ("Chapter", "CPU, seconds", "CPU", "GPU, seconds", "GPU", "Downloads", "Verified with", "On")
+COLUMNS = (
+    "Chapter",
+    "CPU, seconds",
+    "CPU",
+    "GPU, seconds",
+    "GPU",
+    "Downloads",
+    "Verified with",
+    "On",
+)
 NOT_MEASURED = "not measured yet"
 
 
@@ -41,14 +50,18 @@ def run(path, device="auto"):
         environment = os.environ | {
             "DENSENET_TUTORIAL_DEVICE": device,
             "DENSENET_TUTORIAL_NETWORK_LOG": str(log),
-            "PYTHONPATH": os.pathsep.join(filter(None, (str(OFFLINE), os.environ.get("PYTHONPATH")))),
+            "PYTHONPATH": os.pathsep.join(
+                filter(None, (str(OFFLINE), os.environ.get("PYTHONPATH")))
+            ),
         }
         client = nbclient.NotebookClient(
             notebook,
             timeout=CELL_TIMEOUT,
             kernel_name="python3",
             record_timing=False,
-            extra_arguments=["--Application.log_level=40"],  # errors: not that the kernel listens on TCP
+            extra_arguments=[
+                "--Application.log_level=40"
+            ],  # errors: not that the kernel listens on TCP
             resources={"metadata": {"path": str(Path(path).parent)}},
         )
         start = time.perf_counter()

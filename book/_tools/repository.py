@@ -42,8 +42,8 @@ def replacements(old, new):
     ]
 
 
-def text_files(root):
-    """Every file of the repository that is text, new ones included, ignored ones not."""
+def files(root):
+    """Every file of the repository, new ones included, ignored ones not."""
     listing = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=root,
@@ -51,10 +51,8 @@ def text_files(root):
         capture_output=True,
         text=True,
     ).stdout
-    for name in sorted(set(filter(None, listing.split("\0")))):
-        path = Path(root, name)
-        if path.is_file() and not path.is_symlink() and b"\0" not in path.read_bytes()[:8192]:
-            yield path
+    paths = (Path(root, name) for name in sorted(set(filter(None, listing.split("\0")))))
+    return [path for path in paths if path.is_file() and not path.is_symlink()]
 
 
 def rewrite(root, url):
@@ -63,11 +61,11 @@ def rewrite(root, url):
     config = yaml.safe_load(Path(root, "_config.yml").read_text(encoding="utf-8"))
     pairs = replacements(parse(config["repository"]["url"]), new)
     changed = []
-    for path in text_files(root):
+    for path in files(root):
         try:
             text = before = path.read_text(encoding="utf-8")
         except UnicodeDecodeError:
-            continue
+            continue  # a picture or an archive
         for pattern, replacement in pairs:
             text = pattern.sub(replacement, text)
         if text != before:

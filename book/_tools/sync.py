@@ -25,16 +25,24 @@ def definitions(source):
 
 
 def package_texts(package):
-    """The text of every top-level class and function of the package in the folder `package`, by name."""
-    texts, origin = {}, {}
+    """The texts of every top-level class and function of the package in the folder `package`, by name."""
+    texts = {}
     for path in sorted(Path(package).glob("*.py")):
         source = path.read_text(encoding="utf-8")
         lines = source.splitlines()
         for name, first, last in definitions(source):
-            if name in texts and not name.startswith("_"):
-                raise ValueError(f"{name} is defined in {origin[name]} and in {path.name}")
-            texts[name], origin[name] = "\n".join(lines[first:last]), path.name
+            texts.setdefault(name, []).append("\n".join(lines[first:last]))
     return texts
+
+
+def package_text(name, texts, where):
+    """The one text of `name` in the package; a ValueError if there is none, or more than one."""
+    found = texts.get(name, [])
+    if len(found) != 1:
+        raise ValueError(
+            f"{where}: the package defines `{name}` {len(found)} times; a cell tagged `listing` needs it once"
+        )
+    return found[0]
 
 
 def rewrite(source, texts, where):
@@ -44,9 +52,7 @@ def rewrite(source, texts, where):
     if not found:
         raise ValueError(f"{where}: tagged `listing`, but it defines no class or function")
     for name, first, last in reversed(found):
-        if name not in texts:
-            raise ValueError(f"{where}: `{name}` is not in the package; give it no `listing` tag")
-        lines[first:last] = texts[name].splitlines()
+        lines[first:last] = package_text(name, texts, where).splitlines()
     return "\n".join(lines)
 
 
@@ -72,7 +78,9 @@ def main(arguments=None):
     texts = package_texts(notebooks.ROOT / "densenet_tutorial")
     for path in paths:
         changed = sync(path, texts)
-        print(f"{path.name}: {f'{len(changed)} listings rewritten' if changed else 'as the package'}")
+        print(
+            f"{path.name}: {f'{len(changed)} listings rewritten' if changed else 'as the package'}"
+        )
 
 
 if __name__ == "__main__":

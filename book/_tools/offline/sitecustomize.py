@@ -22,9 +22,7 @@ def _is_this_machine(host):
 
 
 def _refuse(event, arguments):
-    if event == "socket.getaddrinfo":
-        host = arguments[0]
-    elif event in ("socket.gethostbyname", "socket.gethostbyaddr"):
+    if event == "socket.getaddrinfo" or event in ("socket.gethostbyname", "socket.gethostbyaddr"):
         host = arguments[0]
     elif event in ("socket.connect", "socket.sendto"):
         address = arguments[1]
