@@ -46,11 +46,11 @@ lint: $(READY) ## Check style and formatting, notebooks included
 	$(PY) -m ruff format --check .
 
 test: $(READY) ## Run the unit tests, every chapter, the build, and the site's tests
-	$(PY) -m pytest tests -q --ignore=tests/site
+	$(PY) -m pytest tests -q -rs --ignore=tests/site
 	DENSENET_TUTORIAL_DEVICE=cpu OMP_NUM_THREADS=1 $(NBVAL) -n 2 --dist loadfile \
 		--nbval --nbval-sanitize-with=tests/nbval.cfg
 	$(MAKE) book
-	$(PY) -m pytest tests/site -q
+	$(PY) -m pytest tests/site -q -rs -n 2
 
 # A GPU rounds differently, so what is printed is not compared; every cell's own assertions are.
 test-gpu: $(READY) ## Run every chapter on the GPU; without one, this fails

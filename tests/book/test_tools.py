@@ -1,0 +1,233 @@
+"""The tools behind `make execute`, `make sync` and `make repository`, on notebooks of a few cells."""
+
+import csv
+import json
+import os
+import subprocess
+
+import execute
+import nbclient
+import nbformat
+import notebooks
+import pytest
+import repository
+import sync
+
+
+def make_notebook(path, *sources, tags=()):
+    """Write a notebook as an editor might leave it: random ids, stray metadata, old outputs."""
+    notebook = nbformat.v4.new_notebook(
+        metadata={"language_info": {"name": "python", "version": "3.99"}}
+    )
+    notebook.cells = [nbformat.v4.new_markdown_cell("# A title")]
+    for source in sources:
+        cell = nbformat.v4.new_code_cell(source, metadata={"scrolled": True, "tags": list(tags)})
+        cell.execution_count = 99
+        notebook.cells.append(cell)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(notebook, path)
+    return path
+
+
+@pytest.fixture
+def on_cpu(monkeypatch):
+    monkeypatch.delenv("DENSENET_TUTORIAL_DEVICE", raising=False)
+
+
+# ------------------------------------------------------------------------------ execute
+
+
+def test_execute_gives_the_same_bytes_twice(tmp_path, on_cpu):
+    path = make_notebook(
+        tmp_path / "01_tiny.ipynb",
+        "import sys\nfor i in range(3):\n    print(i, flush=True)\n    print('e', file=sys.stderr)",
+        "for i in range(3):\n    print(f'\\r{i} of 2', end='')",
+        "1 + 1",
+    )
+    execute.main([str(path)])
+    first = path.read_bytes()
+    execute.main([str(path)])
+    assert path.read_bytes() == first
+
+    notebook = nbformat.read(path, as_version=4)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == [1, 2, 3]
+    assert sorted(output.text for output in code[0].outputs) == ["0\n1\n2\n", "e\ne\ne\n"]
+    assert code[1].outputs[0].text == "2 of 2"
+    assert "scrolled" not in code[0].metadata and "version" not in notebook.metadata.language_info
+
+
+def test_execute_leaves_a_chapter_that_fails_as_it_was(tmp_path, on_cpu):
+    path = make_notebook(tmp_path / "01_tiny.ipynb", "print('reached')", "1 / 0")
+    before = path.read_bytes()
+    with pytest.raises(nbclient.exceptions.CellExecutionError, match="ZeroDivisionError"):
+        execute.main([str(path)])
+    assert path.read_bytes() == before
+    assert not (tmp_path / "results").exists()
+
+
+def test_execute_refuses_the_network_and_notes_who_was_asked_for(tmp_path, on_cpu):
+    path = make_notebook(
+        tmp_path / "01_tiny.ipynb",
+        "import urllib.request\n"
+        "try:\n    urllib.request.urlopen('http://data.example.org/set.zip')\n"
+        "except OSError as error:\n    print(error)",
+    )
+    execute.main([str(path)])
+    assert "data.example.org was not contacted" in path.read_text(encoding="utf-8")
+    with (tmp_path / "results" / "chapters.csv").open(encoding="utf-8", newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert row["Chapter"] == "[A title](../01_tiny.ipynb)"
+    assert row["Downloads"] == "data.example.org"
+    assert row["GPU, seconds"] == "not measured yet"
+    assert float(row["CPU, seconds"]) >= 0
+
+
+def test_execute_says_when_there_is_no_gpu(tmp_path, monkeypatch):
+    monkeypatch.setenv("DENSENET_TUTORIAL_DEVICE", "cuda")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    path = make_notebook(tmp_path / "01_tiny.ipynb", "1")
+    with pytest.raises(ValueError, match="no GPU"):
+        execute.main([str(path)])
+
+
+def test_rows_of_other_chapters_and_devices_stay(tmp_path):
+    table = tmp_path / "results" / "chapters.csv"
+    for device, seconds in (("cuda", 3.2), ("cpu", 21.7)):
+        for chapter in ("02_second", "01_first"):
+            execute.record(table, chapter, chapter, device, seconds, f"a {device}", [])
+    with table.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [execute.chapter_of(row["Chapter"]) for row in rows] == ["01_first", "02_second"]
+    assert {(row["CPU, seconds"], row["GPU, seconds"], row["GPU"]) for row in rows} == {
+        ("22", "3", "a cuda")
+    }
+
+
+# ------------------------------------------------------------------------------ writing
+
+
+def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = make_notebook(tmp_path / "01_tiny.ipynb", "1")
+    before = path.read_bytes()
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", interrupt)
+    notebook = notebooks.read(path)
+    notebook.cells = notebook.cells[:1]
+    with pytest.raises(KeyboardInterrupt):
+        notebooks.write(notebook, path)
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_cells_without_an_id_get_the_same_one_every_time(tmp_path):
+    path = tmp_path / "old.ipynb"
+    cell = {"cell_type": "markdown", "metadata": {}, "source": ["a\n", "b"]}
+    old = {"nbformat": 4, "nbformat_minor": 2, "metadata": {}, "cells": [cell, cell]}
+    path.write_text(json.dumps(old), encoding="utf-8")
+    first, second = ([c.id for c in notebooks.read(path).cells] for _ in range(2))
+    assert first == second and len(set(first)) == 2
+    assert notebooks.read(path).cells[0].source == "a\nb"
+
+
+# ------------------------------------------------------------------------------ sync
+
+PACKAGE = '''import torch
+
+
+# Why this class is here.
+@decorate
+class Layer:
+    """A layer."""
+
+    size = 2  # two
+'''
+
+
+@pytest.fixture
+def texts(tmp_path):
+    package = tmp_path / "package"
+    package.mkdir()
+    (package / "layers.py").write_text(PACKAGE, encoding="utf-8")
+    return sync.package_texts(package)
+
+
+def test_sync_repairs_drift(tmp_path, texts):
+    source = "import torch\n\n\nclass Layer:\n    size = 3\n\n\nLayer()"
+    path = make_notebook(tmp_path / "01_tiny.ipynb", source, tags=["listing"])
+    assert len(sync.sync(path, texts)) == 1
+    shown = notebooks.read(path).cells[1].source
+    listing = '@decorate\nclass Layer:\n    """A layer."""\n\n    size = 2  # two'
+    assert shown == f"import torch\n\n\n{listing}\n\n\nLayer()"
+    after = path.read_bytes()
+    assert sync.sync(path, texts) == []
+    assert path.read_bytes() == after
+
+
+def test_sync_leaves_cells_that_are_no_listing(tmp_path, texts):
+    path = make_notebook(tmp_path / "01_tiny.ipynb", "class Layer:\n    size = 3")
+    assert sync.sync(path, texts) == []
+
+
+@pytest.mark.parametrize("source", ["class NaiveLayer:\n    pass", "print(1)"])
+def test_sync_says_what_is_wrong_with_a_listing(tmp_path, texts, source):
+    path = make_notebook(tmp_path / "01_tiny.ipynb", source, tags=["listing"])
+    with pytest.raises(ValueError, match="listing"):
+        sync.sync(path, texts)
+
+
+# ------------------------------------------------------------------------------ repository
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A repository with the address in every form in which the book has it."""
+    old = "https://github.com/first/book"
+    files = {
+        "_config.yml": f"repository:\n  url: {old}\nhtml:\n  baseurl: https://first.github.io/book/\n",
+        "README.md": "https://colab.research.google.com/github/first/book/blob/main/book/01.ipynb\n"
+        f"{old}/issues {old}.git {old}shelf book first/book\n",
+        "book/01.ipynb": f"%pip install git+{old} torchinfo\n",
+        ".gitignore": "ignored.md\n",
+        "ignored.md": old,
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
+    return tmp_path
+
+
+def test_repository_rewrites_every_form_of_the_address(checkout):
+    changed = repository.rewrite(checkout, "https://github.com/Some-One/dense.net/")
+    assert {path.name for path in changed} == {"_config.yml", "README.md", "01.ipynb"}
+    new = "https://github.com/Some-One/dense.net"
+    config = (checkout / "_config.yml").read_text(encoding="utf-8")
+    assert f"url: {new}\n" in config and "https://some-one.github.io/dense.net/" in config
+    assert (checkout / "README.md").read_text(encoding="utf-8") == (
+        "https://colab.research.google.com/github/Some-One/dense.net/blob/main/book/01.ipynb\n"
+        f"{new}/issues {new}.git https://github.com/first/bookshelf book first/book\n"
+    )
+    assert f"git+{new} torchinfo" in (checkout / "book" / "01.ipynb").read_text(encoding="utf-8")
+    assert "first/book" in (checkout / "ignored.md").read_text(encoding="utf-8")
+
+
+def test_repository_can_go_back(checkout):
+    before = {p.name: p.read_bytes() for p in repository.files(checkout)}
+    repository.rewrite(checkout, "https://github.com/someone/else")
+    repository.rewrite(checkout, "https://github.com/first/book")
+    assert {p.name: p.read_bytes() for p in repository.files(checkout)} == before
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["", "first/book", "http://github.com/a/b", "https://github.com/a", "https://gitlab.com/a/b"],
+)
+def test_repository_refuses_what_is_no_address(checkout, url):
+    before = (checkout / "_config.yml").read_bytes()
+    with pytest.raises(ValueError, match="not a repository's address"):
+        repository.rewrite(checkout, url)
+    assert (checkout / "_config.yml").read_bytes() == before

@@ -1,0 +1,149 @@
+"""The built site as a reader's browser shows it: from a server and from disk, light and dark, wide and narrow."""
+
+import functools
+import http.server
+import os
+import shutil
+import threading
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import sync_playwright
+
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+if CHROMIUM is None and not os.environ.get("CI"):
+    pytest.skip("no Chromium on this machine: pages not opened", allow_module_level=True)
+
+# Off by default in axe-core, because it is young; the theme once failed it.
+AXE_OPTIONS = {
+    "resultTypes": ["violations"],
+    "rules": {"label-content-name-mismatch": {"enabled": True}},
+}
+
+# Each formula, and whether it was drawn with a size that one can see.
+FORMULAS = """
+async () => {
+  if (!document.querySelector('.math')) return [];
+  await window.MathJax.startup.promise;
+  return [...document.querySelectorAll('.math')].map(formula => {
+    for (let e = formula; e; e = e.parentElement) if (e.tagName === 'DETAILS') e.open = true;
+    const drawn = formula.querySelector('mjx-container');
+    return drawn !== null && drawn.getBoundingClientRect().width > 1;
+  });
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if CHROMIUM is None:
+        pytest.fail("CI has to have Chromium: these tests must not be skipped there", pytrace=False)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(scope="module")
+def server(site):
+    handler = functools.partial(Quiet, directory=site)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
+@pytest.fixture(params=["server", "disk"])
+def base(request, site):
+    """Where the site is: its address ends in a slash."""
+    return request.getfixturevalue("server") if request.param == "server" else f"{site.as_uri()}/"
+
+
+class Tab:
+    """A browser's tab that notes complaints and requests to other places than `base`."""
+
+    def __init__(self, browser, base, **settings):
+        self.context = browser.new_context(**settings)
+        self.page = self.context.new_page()
+        self.complaints, self.strangers = [], []
+        self.page.on("console", self._hear)
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("request", self._watch(base))
+
+    def _hear(self, message):
+        if message.type in ("error", "warning"):
+            self.complaints.append(f"{message.text} ({message.location.get('url')})")
+
+    def _watch(self, base):
+        def watch(request):
+            if not request.url.startswith((base, "data:", "blob:")):
+                self.strangers.append(request.url)
+
+        return watch
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.context.close()
+
+
+def test_page_opens_without_complaint_and_draws_its_math(browser, base, page):
+    with Tab(browser, base) as tab:
+        tab.page.goto(base + page, wait_until="load")
+        formulas = tab.page.evaluate(FORMULAS)
+        assert all(formulas), f"{formulas.count(False)} of {len(formulas)} formulas not drawn"
+        assert not tab.complaints
+        assert not tab.strangers
+
+
+def test_the_first_page_opens_the_book(browser, base):
+    with Tab(browser, base) as tab:
+        tab.page.goto(base + "index.html")
+        tab.page.wait_for_url(base + "book/index.html")
+
+
+def test_formulas_use_the_fonts_that_came_along(browser, base):
+    with Tab(browser, base) as tab:
+        tab.page.goto(base + "book/01_why_dense_connections.html")
+        assert tab.page.evaluate(FORMULAS)
+        loaded = tab.page.evaluate(
+            "document.fonts.ready.then(() => [...document.fonts].some("
+            "font => font.family.includes('MJX') && font.status === 'loaded'))"
+        )
+        assert loaded
+
+
+def test_search_finds_the_bottleneck(browser, base):
+    with Tab(browser, base) as tab:
+        tab.page.goto(base + "search.html?q=bottleneck")
+        results = tab.page.locator("#search-results li a")
+        results.first.wait_for()
+        assert any("02_dense_layer" in link.get_attribute("href") for link in results.all())
+        assert not tab.strangers
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_page_is_accessible_and_fits(browser, server, page, scheme, width):
+    viewport = {"width": width, "height": 844}
+    with Tab(browser, server, color_scheme=scheme, viewport=viewport) as tab:
+        tab.page.goto(server + page)
+        assert tab.page.evaluate("document.documentElement.dataset.theme") == scheme
+        assert all(tab.page.evaluate(FORMULAS))
+        # What is folded away has to be in order as well.
+        tab.page.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true; })")
+        # A page that can be pushed sideways is a nuisance on a phone.
+        assert tab.page.evaluate("document.documentElement.scrollWidth") <= width
+        violations = Axe().run(tab.page, options=AXE_OPTIONS).response["violations"]
+        assert not [
+            (violation["id"], [node["html"][:200] for node in violation["nodes"]])
+            for violation in violations
+        ]

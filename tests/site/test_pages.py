@@ -1,0 +1,76 @@
+"""The pages of the built site, read without a browser."""
+
+import re
+from html.parser import HTMLParser
+from urllib.parse import unquote, urlsplit
+
+VOID = {"script": "src", "img": "src", "iframe": "src", "source": "src", "link": "href"}
+
+
+class Page(HTMLParser):
+    """What a page is called, what it links to, what it loads, and its pictures."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.ids, self.links, self.loads, self.images = set(), [], [], []
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self.ids.update(v for k in ("id", "name") if (v := attributes.get(k)))
+        if tag == "a" and "href" in attributes:
+            self.links.append(attributes["href"])
+        if tag == "img":
+            self.images.append(attributes)
+        # These links say something about the page; a browser does not follow them.
+        if tag in VOID and attributes.get("rel") not in (
+            "canonical",
+            "search",
+            "index",
+            "next",
+            "prev",
+        ):
+            self.loads.append(attributes.get(VOID[tag]) or "")
+
+
+def test_every_page_is_built(site, page):
+    assert (site / page).stat().st_size > 1000
+
+
+def test_the_first_page_leads_to_the_book(site):
+    assert re.search(r'url=(book/index\.html)"', (site / "index.html").read_text(encoding="utf-8"))
+
+
+def test_links_and_anchors_lead_somewhere(site, page):
+    for link in Page(site / page).links:
+        parts = urlsplit(link)
+        if parts.scheme or parts.netloc:
+            continue
+        target = (site / page).parent / unquote(parts.path) if parts.path else site / page
+        assert target.is_file(), f"{link} leads nowhere"
+        if parts.fragment and target.suffix == ".html":
+            assert unquote(parts.fragment) in Page(target).ids | {"top"}, (
+                f"{link} has no such anchor"
+            )
+
+
+def test_nothing_is_loaded_from_another_host(site, page):
+    for address in Page(site / page).loads:
+        parts = urlsplit(address)
+        assert not parts.netloc, address
+        if parts.path:
+            assert ((site / page).parent / unquote(parts.path)).is_file(), f"{address} is not there"
+
+
+def test_figures_have_a_sentence_as_alt_text(site, page):
+    for image in Page(site / page).images:
+        alt = image.get("alt", "")
+        if "/_images/" not in image["src"]:  # a logo of the theme
+            assert alt, image
+            continue
+        assert re.fullmatch(r"[A-Z0-9].*\.", alt, re.DOTALL) and len(alt.split()) >= 5, image
+
+
+def test_the_licences_are_on_the_site(site, page):
+    text = (site / page).read_text(encoding="utf-8")
+    assert "MIT licence" in text and "CC BY 4.0" in text
