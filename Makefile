@@ -8,7 +8,7 @@ READY := $(VENV)/.installed
 OLDEST := .venv-oldest
 
 # Chapters are checked without network: see book/_tools/offline/sitecustomize.py.
-NBVAL := PYTHONPATH=$(CURDIR)/book/_tools/offline $(PY) -m pytest book -q -p no:cacheprovider \
+NBVAL := PYTHONPATH="$(CURDIR)/book/_tools/offline" $(PY) -m pytest book -q -p no:cacheprovider \
 	--nbval-current-env --nbval-cell-timeout=600
 
 .DEFAULT_GOAL := help

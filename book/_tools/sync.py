@@ -2,8 +2,9 @@
 
     python book/_tools/sync.py [NOTEBOOK …]
 
-A listing shows classes or functions of `densenet_tutorial` in full. Each of them is replaced, decorators and comments
-included, by the package's text of the same name; whatever else stands in the cell stays. Run the chapter again afterwards.
+A listing shows classes or functions of `densenet_tutorial` in full but for their docstrings, since the chapter around it
+explains them. Each is replaced, decorators and comments included, by the package's text of the same name; whatever else
+stands in the cell stays. Run the chapter again afterwards.
 """
 
 import argparse
@@ -24,14 +25,26 @@ def definitions(source):
             yield node.name, first - 1, node.end_lineno
 
 
+def docstring_lines(source):
+    """The numbers (from 0) of the lines that docstrings of classes and functions take up, and of blank lines behind."""
+    lines = source.splitlines()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, DEFINITIONS) and ast.get_docstring(node) is not None:
+            last = node.body[0].end_lineno
+            yield from range(node.body[0].lineno - 1, last)
+            if last < len(lines) and not lines[last].strip() and isinstance(node, ast.ClassDef):
+                yield last
+
+
 def package_texts(package):
-    """The texts of every top-level class and function of the package in the folder `package`, by name."""
+    """The texts, without docstrings, of every top-level class and function in the folder `package`, by name."""
     texts = {}
     for path in sorted(Path(package).glob("*.py")):
         source = path.read_text(encoding="utf-8")
-        lines = source.splitlines()
+        lines, docstrings = source.splitlines(), set(docstring_lines(source))
         for name, first, last in definitions(source):
-            texts.setdefault(name, []).append("\n".join(lines[first:last]))
+            kept = [lines[i] for i in range(first, last) if i not in docstrings]
+            texts.setdefault(name, []).append("\n".join(kept))
     return texts
 
 

@@ -29,7 +29,7 @@ DIRECTIVE = re.compile(
     r"^\s*(?:`{3,}|~{3,}|:{3,})\{|\{[\w:+-]+\}`|^\([\w-]+\)=\s*$|^\+\+\+", re.MULTILINE
 )
 SENTENCE = re.compile(r"[A-Z0-9].*\.", re.DOTALL)
-EXERCISE = re.compile(r"^### Exercise (\d+)\.(\d+) · \S", re.MULTILINE)
+HIDDEN_CODE = "(a code cell that is folded away)"
 
 each_chapter = pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
 
@@ -166,30 +166,23 @@ def test_text_needs_no_myst(path):
 
 @each_chapter
 def test_exercises_have_solutions(path):
-    sections = []  # one list of cells for each exercise
-    inside = False
+    text = ""
     for cell in notebooks.read(path).cells:
         if cell.cell_type == "markdown":
-            heads = EXERCISE.findall(cell.source)
-            assert len(heads) <= 1, f"one cell, one exercise:\n{cell.source}"
-            if heads:
-                sections.append((heads[0], []))
-                inside = True
-            elif re.search(r"^##? ", cell.source, re.MULTILINE):
-                inside = False
-        if inside:
-            sections[-1][1].append(cell)
-    chapter = int(path.stem[:2])
-    expected = [(str(chapter), str(n)) for n in range(1, len(sections) + 1)]
-    assert [number for number, _ in sections] == expected
-    assert 3 <= len(sections) <= 5
-    for number, cells in sections:
-        assert any(
-            '<details class="solution">' in cell.source or "hide-cell" in tags(cell)
-            for cell in cells
-        ), f"exercise {'.'.join(number)} has no solution"
-        for cell in cells:
-            assert cell.source.count("<details") == cell.source.count("</details>")
+            text += cell.source + "\n"
+        elif "hide-cell" in tags(cell):
+            text += HIDDEN_CODE + "\n"
+    # Each exercise reaches to the next heading of its level or above.
+    exercises = re.findall(
+        r"^### Exercise (\d+)\.(\d+) · \S(.*?)(?=^#{1,3} |\Z)", text, re.MULTILINE | re.DOTALL
+    )
+    numbers = [(int(chapter), int(number)) for chapter, number, _ in exercises]
+    assert numbers == [(int(path.stem[:2]), n) for n in range(1, len(exercises) + 1)]
+    assert 3 <= len(exercises) <= 5
+    for chapter, number, body in exercises:
+        solved = '<details class="solution">' in body or HIDDEN_CODE in body
+        assert solved, f"exercise {chapter}.{number} has no solution"
+    assert text.count("<details") == text.count("</details>")
 
 
 def test_papers_that_are_linked_are_in_the_references():
