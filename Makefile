@@ -7,9 +7,9 @@ PY := $(VENV)/bin/python
 READY := $(VENV)/.installed
 OLDEST := .venv-oldest
 
-# Chapters are checked without network: see book/_tools/offline/sitecustomize.py.
-NBVAL := PYTHONPATH="$(CURDIR)/book/_tools/offline" $(PY) -m pytest book -q -p no:cacheprovider \
-	--nbval-current-env --nbval-cell-timeout=600
+# Chapters are checked without network: see book/_tools/offline/sitecustomize.py and tests/nbval_history.py.
+NBVAL := PYTHONPATH="$(CURDIR)/book/_tools/offline:$(CURDIR)/tests" $(PY) -m pytest book -q \
+	-p no:cacheprovider -p nbval_history --nbval-current-env --nbval-cell-timeout=600
 
 .DEFAULT_GOAL := help
 .PHONY: help book serve lab execute sync lint test test-gpu test-oldest repository clean
