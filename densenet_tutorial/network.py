@@ -84,6 +84,10 @@ class DenseNet(nn.Module):
             channels += num_layers * growth_rate
             if i < len(block_config):
                 compressed = int(channels * compression)
+                if compressed == 0:
+                    raise ValueError(
+                        f"compression must leave at least 1 of {channels} channels, got {compression!r}"
+                    )
                 self.features.add_module(f"transition{i}", Transition(channels, compressed))
                 channels = compressed
         self.features.norm5 = nn.BatchNorm2d(channels)

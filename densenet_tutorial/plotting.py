@@ -254,9 +254,11 @@ def images(
     wrong: Sequence[bool] | None = None,
 ) -> Figure:
     """A grid of grey pictures (N, 1, H, W), each under its title; titles of `wrong` ones are red and marked."""
+    columns = min(columns, len(pictures))
     rows = -(-len(pictures) // columns)
+    side = max(1.3, 2.6 / columns)
     figure, axes = _figure(
-        1.3 * columns, 1.55 * rows + 0.4, nrows=rows, ncols=columns, squeeze=False
+        side * columns, (side + 0.25) * rows + 0.4, nrows=rows, ncols=columns, squeeze=False
     )
     for i, place in enumerate(axes.flat):
         place.axis("off")
@@ -276,20 +278,20 @@ def images(
 def feature_maps(
     features: Tensor, *, title: str, labels: Sequence[str] | None = None, columns: int = 4
 ) -> Figure:
-    """The feature maps (C, H, W) of one image, on one colour scale that is symmetric around zero."""
-    count = len(features)
-    rows = -(-count // columns)
+    """The feature maps (C, H, W) of one image, each on its own scale: orange below zero, purple above."""
+    rows = -(-len(features) // columns)
     figure, axes = _figure(
-        1.5 * columns + 0.5, 1.5 * rows + 0.5, nrows=rows, ncols=columns, squeeze=False
+        1.5 * columns, 1.5 * rows + 0.7, nrows=rows, ncols=columns, squeeze=False
     )
-    limit = features.abs().max().item()
     for i, place in enumerate(axes.flat):
         place.axis("off")
-        if i < count:
-            drawn = place.imshow(features[i].detach().cpu(), cmap="PuOr", vmin=-limit, vmax=limit)
-            place.set_title(labels[i] if labels else str(i), fontsize=10.5, fontweight="normal")
-    figure.colorbar(drawn, ax=axes, shrink=0.8)
+        if i < len(features):
+            limit = features[i].abs().max().item()
+            place.imshow(features[i].detach().cpu(), cmap="PuOr", vmin=-limit, vmax=limit)
+            if labels:
+                place.set_title(labels[i], fontsize=10.5)
     _title(figure, title)
+    figure.supxlabel("orange: below zero, purple: above", fontsize=10.5, color="#555555")
     return figure
 
 

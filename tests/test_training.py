@@ -1,0 +1,86 @@
+"""fit, evaluate and predict, on a task that takes seconds."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+from densenet_tutorial import DenseNet, data, training
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    """200 training and 100 test pictures."""
+    full = data.load_dataset("fashion-mini")
+    return dataclasses.replace(
+        full,
+        train_images=full.train_images[:200],
+        train_labels=full.train_labels[:200],
+        test_images=full.test_images[:100],
+        test_labels=full.test_labels[:100],
+    )
+
+
+def small(**options):
+    torch.manual_seed(0)
+    return DenseNet(4, (1, 1), 8, num_classes=10, in_channels=1, stem="cifar", **options)
+
+
+def test_fit_learns_and_reports_every_epoch(dataset):
+    history = training.fit(small(), dataset, epochs=5, batch_size=20, progress=False)
+    assert [row["epoch"] for row in history] == [1, 2, 3, 4, 5]
+    assert history[-1]["train_loss"] < history[0]["train_loss"]
+    assert history[-1]["test_accuracy"] > 0.3  # guessing: 0.1
+    assert history[-1]["lr"] < 0.001
+    assert all(row["seconds"] > 0 for row in history)
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_does_not(dataset):
+    def weights(seed):
+        model = small()
+        training.fit(model, dataset, epochs=1, batch_size=20, seed=seed, progress=False)
+        return torch.cat([p.flatten() for p in model.parameters()])
+
+    assert torch.equal(weights(1), weights(1))
+    assert not torch.equal(weights(1), weights(2))
+
+
+def test_evaluate_agrees_with_a_sum_over_single_pictures(dataset):
+    model = small().eval()
+    loss, accuracy = training.evaluate(model, dataset)
+    losses, right = [], 0
+    with torch.no_grad():
+        for image, label in zip(dataset.test_images, dataset.test_labels, strict=True):
+            logits = model(dataset.normalize(image[None]))
+            losses.append(nn.functional.cross_entropy(logits, label[None]).item())
+            right += int(logits.argmax() == label)
+    assert loss == pytest.approx(sum(losses) / 100, rel=1e-4)
+    assert accuracy == pytest.approx(right / 100)
+
+
+@pytest.mark.parametrize("mode", [True, False])
+def test_predict_uses_eval_mode_and_leaves_the_model_as_it_was(dataset, mode):
+    model = small(drop_rate=0.5).train(mode)
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    first = training.predict(model, dataset, dataset.test_images, batch_size=30)
+    assert first.shape == (100, 10)
+    torch.testing.assert_close(first, training.predict(model, dataset, dataset.test_images))
+    assert model.training is mode
+    assert all(torch.equal(before[name], buffer) for name, buffer in model.named_buffers())
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("epochs", 0),
+        ("epochs", 1.5),
+        ("batch_size", 0),
+        ("batch_size", 201),
+        ("max_lr", 0),
+        ("max_lr", "fast"),
+    ],
+)
+def test_bad_arguments_are_named(dataset, name, value):
+    with pytest.raises(ValueError, match=f"^{name} must be .*{value}"):
+        training.fit(small(), dataset, **({"epochs": 1, "progress": False} | {name: value}))
