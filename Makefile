@@ -7,9 +7,12 @@ PY := $(VENV)/bin/python
 READY := $(VENV)/.installed
 OLDEST := .venv-oldest
 
+# Two workers of one thread each: when torch has more threads than there are cores, they mostly wait for each other.
+PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -q -rs -n 2
+
 # Chapters are checked without network: see book/_tools/offline/sitecustomize.py and tests/nbval_history.py.
-NBVAL := PYTHONPATH="$(CURDIR)/book/_tools/offline:$(CURDIR)/tests" $(PY) -m pytest book -q \
-	-p no:cacheprovider -p nbval_history --nbval-current-env --nbval-cell-timeout=600
+NBVAL := PYTHONPATH="$(CURDIR)/book/_tools/offline:$(CURDIR)/tests" $(PYTEST) book \
+	--dist loadfile -p no:cacheprovider -p nbval_history --nbval-current-env --nbval-cell-timeout=600
 
 .DEFAULT_GOAL := help
 .PHONY: help book serve lab execute sync lint test test-gpu test-oldest repository clean
@@ -46,11 +49,10 @@ lint: $(READY) ## Check style and formatting, notebooks included
 	$(PY) -m ruff format --check .
 
 test: $(READY) ## Run the unit tests, every chapter, the build, and the site's tests
-	$(PY) -m pytest tests -q -rs --ignore=tests/site
-	DENSENET_TUTORIAL_DEVICE=cpu OMP_NUM_THREADS=1 $(NBVAL) -n 2 --dist loadfile \
-		--nbval --nbval-sanitize-with=tests/nbval.cfg
+	$(PYTEST) tests --ignore=tests/site
+	DENSENET_TUTORIAL_DEVICE=cpu $(NBVAL) --nbval --nbval-sanitize-with=tests/nbval.cfg
 	$(MAKE) book
-	$(PY) -m pytest tests/site -q -rs -n 2
+	$(PYTEST) tests/site
 
 # A GPU rounds differently, so what is printed is not compared; every cell's own assertions are.
 test-gpu: $(READY) ## Run every chapter on the GPU; without one, this fails
@@ -61,8 +63,8 @@ test-gpu: $(READY) ## Run every chapter on the GPU; without one, this fails
 test-oldest: ## Run the unit tests on the oldest torch that is supported
 	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
 	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check \
-		"torch==2.6.*" "torchvision==0.21.*" pytest -e .
-	$(OLDEST)/bin/python -m pytest tests -q --ignore=tests/site --ignore=tests/book
+		"torch==2.6.*" "torchvision==0.21.*" pytest pytest-xdist -e .
+	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -q -rs -n 2 tests --ignore=tests/site --ignore=tests/book
 
 repository: $(READY) ## Give the repository another address: make repository URL=https://github.com/OWNER/NAME
 	@test -n "$(URL)" || { echo "Say which: make repository URL=https://github.com/OWNER/NAME" >&2; exit 1; }

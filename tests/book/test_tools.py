@@ -144,6 +144,13 @@ class Layer:
     """A layer."""
 
     size = 2  # two
+
+    def run(self):
+        """Runs.
+
+        In two paragraphs.
+        """
+        return 1
 '''
 
 
@@ -160,7 +167,7 @@ def test_sync_repairs_drift(tmp_path, texts):
     path = make_notebook(tmp_path / "01_tiny.ipynb", source, tags=["listing"])
     assert len(sync.sync(path, texts)) == 1
     shown = notebooks.read(path).cells[1].source
-    listing = '@decorate\nclass Layer:\n    """A layer."""\n\n    size = 2  # two'
+    listing = "@decorate\nclass Layer:\n    size = 2  # two\n\n    def run(self):\n        return 1"
     assert shown == f"import torch\n\n\n{listing}\n\n\nLayer()"
     after = path.read_bytes()
     assert sync.sync(path, texts) == []
