@@ -66,6 +66,14 @@ def test_execute_leaves_a_chapter_that_fails_as_it_was(tmp_path, on_cpu):
     assert not (tmp_path / "results").exists()
 
 
+def test_execute_says_when_the_kernel_died(tmp_path, on_cpu):
+    path = make_notebook(tmp_path / "01_tiny.ipynb", "import os\nos._exit(1)")
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="kernel died"):
+        execute.main([str(path)])
+    assert path.read_bytes() == before
+
+
 def test_execute_refuses_the_network_and_notes_who_was_asked_for(tmp_path, on_cpu):
     path = make_notebook(
         tmp_path / "01_tiny.ipynb",
