@@ -263,7 +263,7 @@ def images(
     for i, place in enumerate(axes.flat):
         place.axis("off")
         if i < len(pictures):
-            place.imshow(pictures[i, 0].cpu(), cmap="gray_r")
+            place.imshow(pictures[i, 0].cpu().numpy(), cmap="gray_r")
             missed = wrong is not None and wrong[i]
             place.set_title(
                 f"✗ {titles[i]}" if missed else titles[i],
@@ -287,7 +287,7 @@ def feature_maps(
         place.axis("off")
         if i < len(features):
             limit = features[i].abs().max().item()
-            place.imshow(features[i].detach().cpu(), cmap="PuOr", vmin=-limit, vmax=limit)
+            place.imshow(features[i].detach().cpu().numpy(), cmap="PuOr", vmin=-limit, vmax=limit)
             if labels:
                 place.set_title(labels[i], fontsize=10.5)
     _title(figure, title)

@@ -62,7 +62,9 @@ def fit(
     optimizer = torch.optim.SGD(
         model.parameters(), lr=max_lr, momentum=0.9, nesterov=True, weight_decay=weight_decay
     )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr, total_steps=epochs * steps)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr, total_steps=epochs * steps, cycle_momentum=False
+    )
     shuffle = torch.Generator().manual_seed(seed)
 
     history = []
