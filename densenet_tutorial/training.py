@@ -102,7 +102,7 @@ def fit(
 
 @torch.no_grad()
 def predict(
-    model: nn.Module, dataset: ImageDataset, images: Tensor, batch_size: int = 500
+    model: nn.Module, dataset: ImageDataset, images: Tensor, batch_size: int = 100
 ) -> Tensor:
     """Logits (N, classes) of `model`, in eval mode, for `images`, bytes of (N, C, H, W); on the CPU.
 
