@@ -1,8 +1,234 @@
 """``python -m densenet_tutorial``: the package's commands."""
 
 import argparse
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any
 
-from densenet_tutorial import environment, network
+from densenet_tutorial import distributed, environment, memory, network
+
+_MODEL_OPTIONS = ("growth_rate", "block_config", "bn_size", "drop_rate", "memory_efficient")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run one command; `argv` is the command line without the program's name."""
+    parser = argparse.ArgumentParser(
+        prog="python -m densenet_tutorial",
+        description="DenseNet, step by step: commands of the package. "
+        "`COMMAND --help` says more about each.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for add in (_add_train, _add_evaluate, _add_predict, _add_summary, _add_env):
+        add(commands)
+    options = parser.parse_args(argv)
+    try:
+        options.run(options)
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+
+
+def _add_train(commands: Any) -> None:
+    from densenet_tutorial.augmentation import AUGMENTATIONS
+    from densenet_tutorial.training import AMP, SCHEDULES, Recipe
+
+    train = commands.add_parser(
+        "train",
+        help="train a model, or go on with a run",
+        argument_default=argparse.SUPPRESS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=(
+            "Train a model and keep everything in a folder: config.json, last.pt (to go on from), best.pt,\n"
+            "metrics.csv (one row an epoch) and curves.png. The defaults are the paper's recipe for CIFAR.\n"
+            "Ctrl-C stops after the step under way; a run that was stopped or killed goes on with --resume,\n"
+            "as if nothing had happened."
+        ),
+        epilog=(
+            "examples:\n"
+            "  a small network, in seconds:\n"
+            "    python -m densenet_tutorial train --model densenet_bc --blocks 2,2,2 --growth-rate 6 \\\n"
+            "        --epochs 3 --seed 11 --output runs/a\n"
+            "  the same run again, from where it stopped (everything else stands in its config.json):\n"
+            "    python -m densenet_tutorial train --output runs/a --resume\n"
+            "  four processes on this machine; --batch-size is that of all of them together:\n"
+            "    torchrun --nproc-per-node 4 -m densenet_tutorial train --output runs/b"
+        ),
+    )
+    train.set_defaults(run=_train)
+    train.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="of the run")
+    train.add_argument("--resume", action="store_true", default=False, help="go on with the run in FOLDER; begin one if it holds none")  # fmt: skip
+    train.add_argument("--quiet", action="store_true", default=False, help="no progress bars")
+    train.add_argument("--device", choices=environment.DEVICES, default=None, help="default: DENSENET_TUTORIAL_DEVICE, else auto")  # fmt: skip
+
+    what = train.add_argument_group("what to train, and on what")
+    what.add_argument("--dataset", help="fashion-mini (default), fashion-mnist, cifar10 or cifar100")  # fmt: skip
+    what.add_argument("--model", help=f"default: densenet_bc; one of {', '.join(network.CONFIGS)}")
+    what.add_argument("--blocks", dest="block_config", type=_whole_numbers, metavar="N,N,…", help="layers in each dense block, in place of the model's own")  # fmt: skip
+    what.add_argument("--growth-rate", type=int, metavar="K", help="feature maps that each layer adds")  # fmt: skip
+    what.add_argument("--bn-size", type=int, metavar="N", help="bottleneck width as a multiple of the growth rate")  # fmt: skip
+    what.add_argument("--drop-rate", type=float, metavar="P", help="dropout after each layer; the paper: 0.2 without augmentation")  # fmt: skip
+    modes = [mode for mode in memory.MODES if isinstance(mode, str)]
+    what.add_argument("--memory-efficient", choices=modes, help="keep less for the backward pass")
+
+    recipe = train.add_argument_group("how to train")
+    default = Recipe()
+    recipe.add_argument("--epochs", type=int, metavar="N", help=f"passes over the images (default: {default.epochs})")  # fmt: skip
+    recipe.add_argument("--batch-size", type=int, metavar="N", help=f"images per step, of all processes together (default: {default.batch_size})")  # fmt: skip
+    recipe.add_argument("--lr", type=float, metavar="RATE", help=f"learning rate at its highest (default: {default.lr})")  # fmt: skip
+    recipe.add_argument("--schedule", choices=SCHEDULES, help=f"of the learning rate (default: {default.schedule})")  # fmt: skip
+    recipe.add_argument("--weight-decay", type=float, metavar="W", help=f"default: {default.weight_decay}")  # fmt: skip
+    recipe.add_argument("--label-smoothing", type=float, metavar="SHARE", help=f"default: {default.label_smoothing}")  # fmt: skip
+    recipe.add_argument("--augment", nargs="*", choices=AUGMENTATIONS, metavar="NAME", help=f"of {', '.join(AUGMENTATIONS)}, applied in the order given (default: none; the paper: crop flip)")  # fmt: skip
+    recipe.add_argument("--clip-norm", type=float, metavar="NORM", help="scale larger gradients down to this")  # fmt: skip
+    recipe.add_argument("--amp", nargs="?", const="bf16", choices=AMP, help="forward pass in lower precision (bf16 if none is named)")  # fmt: skip
+    recipe.add_argument("--channels-last", action=argparse.BooleanOptionalAction, help=f"memory layout (default: {default.channels_last})")  # fmt: skip
+    recipe.add_argument("--compile", action="store_true", help="run the model through torch.compile")  # fmt: skip
+    recipe.add_argument("--sync-batch-norm", action="store_true", help="batch statistics over all processes (on GPUs)")  # fmt: skip
+    recipe.add_argument("--seed", type=int, metavar="N", help=f"of all random numbers (default: {default.seed})")  # fmt: skip
+
+
+def _train(options: argparse.Namespace) -> None:
+    import torch
+
+    from densenet_tutorial import data, runs
+    from densenet_tutorial.training import Recipe, fit
+
+    given = vars(options)
+    with distributed.processes():
+        try:
+            saved = {}
+            if options.resume and runs.holds_run(options.output):
+                saved = runs.read_config(options.output)
+            fields = {field.name for field in dataclasses.fields(Recipe)}
+            chosen = {name: given[name] for name in fields & given.keys()}
+            recipe = Recipe(**saved.get("recipe", {}) | chosen)
+            name = given.get("dataset", saved.get("dataset", {}).get("name", "fashion-mini"))
+            dataset = data.load_dataset(name)
+            model_config = {
+                "name": "densenet_bc",
+                "num_classes": len(dataset.classes),
+                "in_channels": dataset.train_images.shape[1],
+            }
+            model_config |= saved.get("model") or {}
+            model_config |= {name: given[name] for name in _MODEL_OPTIONS if name in given}
+            model_config["name"] = given.get("model", model_config["name"])
+            torch.manual_seed(recipe.seed)
+            model = network.densenet(**model_config).to(environment.device(options.device))
+            history = fit(
+                model,
+                dataset,
+                recipe,
+                output=options.output,
+                resume=options.resume,
+                model_config=model_config,
+                progress=not options.quiet,
+            )
+        except ValueError:
+            if distributed.is_writer():
+                raise
+            sys.exit(2)  # every process has found the same; one says so
+        except KeyboardInterrupt as stop:
+            if distributed.is_writer():
+                print(f"\n{stop}; to go on: train --output {options.output} --resume")
+            sys.exit(130)
+        if distributed.is_writer():
+            last = history[-1]
+            print(
+                f"test accuracy {last['test_accuracy']:.2%}, loss {last['test_loss']:.4f} "
+                f"after {last['epoch']} epochs; see {options.output}"
+            )
+
+
+def _add_evaluate(commands: Any) -> None:
+    evaluate = commands.add_parser(
+        "evaluate", help="loss and accuracy of a trained model over all test images of a data set"
+    )
+    evaluate.set_defaults(run=_evaluate)
+    _add_weights(evaluate)
+    evaluate.add_argument("--dataset", help="default: the one it was trained on")
+
+
+def _add_weights(command: argparse.ArgumentParser) -> None:
+    command.add_argument("weights", help="a checkpoint (runs/a/best.pt), or the name of shipped weights")  # fmt: skip
+    command.add_argument("--device", choices=environment.DEVICES, help="default: DENSENET_TUTORIAL_DEVICE, else auto")  # fmt: skip
+
+
+def _trained(options: argparse.Namespace) -> tuple[network.DenseNet, dict[str, Any]]:
+    """The model that the command's weights hold, ready to predict, and what they say of their data."""
+    from densenet_tutorial import pretrained
+
+    config = pretrained.read(options.weights)["config"]
+    if not config["model"]:
+        raise ValueError(f"weights {options.weights!r} do not say of which model they are")
+    model = network.densenet(config["model"]["name"], weights=options.weights)
+    return model.eval().to(environment.device(options.device)), config["dataset"]
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from densenet_tutorial import data, training
+
+    model, trained_on = _trained(options)
+    dataset = data.load_dataset(options.dataset or trained_on["name"])
+    if list(dataset.classes) != trained_on["classes"]:
+        raise ValueError(
+            f"dataset must have the classes of {trained_on['name']!r}, got {dataset.name!r}"
+        )
+    dataset = dataclasses.replace(
+        dataset, mean=tuple(trained_on["mean"]), std=tuple(trained_on["std"])
+    )
+    loss, accuracy = training.evaluate(model, dataset)
+    count = len(dataset.test_labels)
+    print(f"{dataset.name}: {count} test images, accuracy {accuracy:.2%}, loss {loss:.4f}")
+
+
+def _add_predict(commands: Any) -> None:
+    predict = commands.add_parser(
+        "predict",
+        help="classes of pictures, in words and as a picture",
+        description="Say what a trained model sees in pictures. They are scaled to the size, and turned to the "
+        "number of colours, that it was trained on; Fashion-MNIST shows things bright on black.",
+    )
+    predict.set_defaults(run=_predict)
+    _add_weights(predict)
+    predict.add_argument("images", nargs="+", type=Path, help="PNG, JPEG, …")
+    predict.add_argument("--top", type=int, default=3, help="classes to name (default: %(default)s)")  # fmt: skip
+    predict.add_argument("--invert", action="store_true", help="swap dark and bright first")
+    predict.add_argument("--output", type=Path, metavar="FILE", help="a PNG that shows the pictures with their classes")  # fmt: skip
+
+
+def _predict(options: argparse.Namespace) -> None:
+    import torch
+
+    from densenet_tutorial import arguments, data, files, plotting
+
+    arguments.positive_int("top", options.top)
+    model, trained_on = _trained(options)
+    shape = tuple(trained_on["image_shape"])
+    pictures = torch.stack([data.read_image(path, shape) for path in options.images])
+    if options.invert:
+        pictures = 255 - pictures
+    inputs = data.normalize(pictures, trained_on["mean"], trained_on["std"])
+    with torch.no_grad():
+        probabilities = model(inputs.to(next(model.parameters()).device)).softmax(1).cpu()
+    classes, titles = trained_on["classes"], []
+    for path, row in zip(options.images, probabilities):
+        best = row.topk(min(options.top, len(classes)))
+        names = [f"{classes[i]} {p:.1%}" for p, i in zip(best.values.tolist(), best.indices)]
+        print(f"{path}: {', '.join(names)}")
+        titles.append(names[0])
+    if options.output:
+        figure = plotting.images(pictures, titles, title="Predictions")
+        files.write(options.output, plotting.png(figure))
+
+
+def _add_summary(commands: Any) -> None:
+    summary = commands.add_parser("summary", help="a model's layers, shapes and parameter counts")
+    summary.set_defaults(run=_summary)
+    summary.add_argument("model", nargs="?", default="densenet121", help="default: %(default)s")
+    summary.add_argument("--size", type=int, default=224, help="image side in pixels (default: %(default)s)")  # fmt: skip
+    summary.add_argument("--num-classes", type=int, help="default: the model's own")
+    summary.add_argument("--in-channels", type=int, help="default: the model's own")
+    summary.add_argument("--depth", type=int, default=2, help="levels of modules (default: %(default)s)")  # fmt: skip
 
 
 def _summary(options: argparse.Namespace) -> None:
@@ -14,36 +240,20 @@ def _summary(options: argparse.Namespace) -> None:
     print(torchinfo.summary(model, size, depth=options.depth, device="cpu", verbose=0))
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Run one command; `argv` is the command line without the program's name."""
-    parser = argparse.ArgumentParser(
-        prog="python -m densenet_tutorial",
-        description="DenseNet, step by step: commands of the package.",
-    )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
+def _add_env(commands: Any) -> None:
     env = commands.add_parser(
         "env", help="what a bug report should quote: system, device, versions"
     )
     env.set_defaults(run=lambda options: print(environment.report()))
 
-    summary = commands.add_parser("summary", help="a model's layers, shapes and parameter counts")
-    summary.add_argument("model", nargs="?", default="densenet121", help="default: %(default)s")
-    summary.add_argument(
-        "--size", type=int, default=224, help="image side in pixels (default: %(default)s)"
-    )
-    summary.add_argument("--num-classes", type=int, help="default: the model's own")
-    summary.add_argument("--in-channels", type=int, help="default: the model's own")
-    summary.add_argument(
-        "--depth", type=int, default=2, help="levels of modules (default: %(default)s)"
-    )
-    summary.set_defaults(run=_summary)
 
-    options = parser.parse_args(argv)
+def _whole_numbers(text: str) -> tuple[int, ...]:
     try:
-        options.run(options)
-    except ValueError as error:
-        parser.error(str(error))
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"must be whole numbers with commas, such as 6,12,24,16; got {text!r}"
+        ) from None
 
 
 if __name__ == "__main__":

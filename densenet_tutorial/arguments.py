@@ -9,15 +9,20 @@ from collections.abc import Collection
 from typing import Any
 
 
-def positive_int(name: str, value: Any) -> int:
-    """Return `value` as an int of at least 1."""
+def whole_number(name: str, value: Any, *, least: int = 0) -> int:
+    """Return `value` as an int of at least `least`."""
     try:
         number = None if isinstance(value, bool) else operator.index(value)
     except TypeError:
         number = None
-    if number is None or number < 1:
-        raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+    if number is None or number < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
     return number
+
+
+def positive_int(name: str, value: Any) -> int:
+    """Return `value` as an int of at least 1."""
+    return whole_number(name, value, least=1)
 
 
 def positive_ints(name: str, values: Any) -> tuple[int, ...]:

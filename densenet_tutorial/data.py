@@ -11,14 +11,16 @@ import hashlib
 import io
 import os
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torchvision
+from PIL import Image
 from torch import Tensor
 
 from densenet_tutorial import arguments
@@ -66,9 +68,41 @@ class ImageDataset:
 
     def normalize(self, images: Tensor) -> Tensor:
         """Bytes (N, C, H, W) to floats with mean 0 and standard deviation 1 per channel, on their device."""
-        mean = torch.tensor(self.mean, device=images.device).view(-1, 1, 1)
-        std = torch.tensor(self.std, device=images.device).view(-1, 1, 1)
-        return (images.float() / 255 - mean) / std
+        return normalize(images, self.mean, self.std)
+
+    def description(self) -> dict[str, Any]:
+        """What a user of a trained model has to know of its data, as JSON can hold it."""
+        return {
+            "name": self.name,
+            "train_images": len(self.train_images),
+            "image_shape": list(self.train_images.shape[1:]),
+            "classes": list(self.classes),
+            "mean": list(self.mean),
+            "std": list(self.std),
+        }
+
+
+def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Bytes (N, C, H, W) to floats: scaled to 0 to 1, minus `mean`, over `std`, both per channel of that scale."""
+    shift = torch.tensor(mean, device=images.device).view(-1, 1, 1)
+    scale = torch.tensor(std, device=images.device).view(-1, 1, 1)
+    return (images.float() / 255 - shift) / scale
+
+
+def read_image(path: str | Path, shape: Sequence[int]) -> Tensor:
+    """The picture in the file at `path`, scaled to `shape`, (C, H, W) with C 1 (grey) or 3 (colour), as bytes.
+
+    Raises:
+        ValueError: there is no such file, or it holds no picture.
+    """
+    channels, height, width = shape
+    try:
+        with Image.open(path) as picture:
+            picture = picture.convert("L" if channels == 1 else "RGB")
+            picture = picture.resize((width, height), Image.Resampling.BILINEAR)
+    except (OSError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path} cannot be read as a picture: {error}") from error
+    return torch.from_numpy(np.array(picture)).reshape(height, width, channels).permute(2, 0, 1)
 
 
 def load_dataset(name: str = "fashion-mini", root: str | Path | None = None) -> ImageDataset:

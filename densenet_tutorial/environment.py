@@ -15,14 +15,17 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 _REPORTED = ("torch", "torchvision", "numpy", "matplotlib", "torchinfo", "densenet-tutorial")
 
 
-def device() -> torch.device:
-    """The device that ``DENSENET_TUTORIAL_DEVICE`` asks for; ``auto`` takes a GPU where there is one.
+def device(name: str | None = None) -> torch.device:
+    """The device called `name`, by default what ``DENSENET_TUTORIAL_DEVICE`` holds.
+
+    ``auto`` takes a GPU where there is one.
 
     Raises:
-        ValueError: the variable holds an unknown device, or one that this machine lacks.
+        ValueError: an unknown device, or one that this machine lacks.
     """
-    variable = "DENSENET_TUTORIAL_DEVICE"
-    name = arguments.one_of(variable, os.environ.get(variable, "auto").lower(), DEVICES)
+    variable = "DENSENET_TUTORIAL_DEVICE" if name is None else "device"
+    name = os.environ.get("DENSENET_TUTORIAL_DEVICE", "auto") if name is None else name
+    name = arguments.one_of(variable, name.lower(), DEVICES)
     present = {
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),

@@ -5,12 +5,13 @@ alone is keyword-only. Chapter 05 builds this up.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from densenet_tutorial import arguments
+from densenet_tutorial import arguments, pretrained
 from densenet_tutorial.layers import DenseBlock, Transition
 
 STEMS = ("imagenet", "cifar")
@@ -22,7 +23,7 @@ class DenseNet(nn.Module):
     Args:
         growth_rate: new feature maps per layer, the paper's k.
         block_config: layers in each dense block; any number of blocks.
-        num_init_features: feature maps that the stem makes.
+        num_init_features: feature maps that the stem makes; ``None`` for the paper's 2k of a DenseNet-BC.
         bn_size: bottleneck width as a multiple of `growth_rate`; ``None`` for the paper's plain layers.
         drop_rate: dropout probability after each layer's last convolution, 0 to 1.
         num_classes: classes to tell apart.
@@ -46,7 +47,7 @@ class DenseNet(nn.Module):
         self,
         growth_rate: int = 32,
         block_config: Sequence[int] = (6, 12, 24, 16),
-        num_init_features: int = 64,
+        num_init_features: int | None = 64,
         bn_size: int | None = 4,
         drop_rate: float = 0.0,
         num_classes: int = 1000,
@@ -59,6 +60,8 @@ class DenseNet(nn.Module):
         super().__init__()
         growth_rate = arguments.positive_int("growth_rate", growth_rate)
         block_config = arguments.positive_ints("block_config", block_config)
+        if num_init_features is None:
+            num_init_features = 2 * growth_rate
         channels = arguments.positive_int("num_init_features", num_init_features)
         num_classes = arguments.positive_int("num_classes", num_classes)
         self.in_channels = arguments.positive_int("in_channels", in_channels)
@@ -157,6 +160,13 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "densenet169": {"growth_rate": 32, "block_config": (6, 12, 32, 32), "num_init_features": 64},
     "densenet201": {"growth_rate": 32, "block_config": (6, 12, 48, 32), "num_init_features": 64},
     "densenet264": {"growth_rate": 32, "block_config": (6, 12, 64, 48), "num_init_features": 64},
+    "densenet_bc": {
+        "growth_rate": 12,
+        "block_config": (16, 16, 16),
+        "num_init_features": None,
+        "num_classes": 10,
+        "stem": "cifar",
+    },
     "densenet_bc_100_12": {
         "growth_rate": 12,
         "block_config": (16, 16, 16),
@@ -193,7 +203,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
 def densenet(
     name: str = "densenet121",
     *,
-    weights: None = None,
+    weights: str | Path | None = None,
     num_classes: int | None = None,
     **overrides: Any,
 ) -> DenseNet:
@@ -201,18 +211,33 @@ def densenet(
 
     Args:
         name: a key of :data:`CONFIGS`, such as ``"densenet121"`` or ``"densenet_bc_100_12"``.
-        weights: ``None``, for fresh random weights.
+        weights: ``None``, for fresh random weights; or what :func:`pretrained.read` reads: the name of weights that
+            come with this package (``"fashion-mnist-small"``), or the path of a checkpoint of ours. What it says of
+            the model, number of classes and of channels included, then takes the place of the named model's.
         num_classes: ``None`` keeps the model's own: 1000 with the ImageNet stem, 10 with the CIFAR stem.
         overrides: any other argument of :class:`DenseNet`, in place of the named model's.
 
     Raises:
-        ValueError: an unknown name, or an argument out of its range.
+        ValueError: an unknown name, an argument out of its range, or weights that do not fit the model.
     """
-    config = CONFIGS[arguments.one_of("name", name, CONFIGS)] | overrides
-    arguments.one_of("weights", weights, (None,))
+    config = dict(CONFIGS[arguments.one_of("name", name, CONFIGS)])
+    checkpoint = None if weights is None else pretrained.read(weights)
+    if checkpoint:
+        saved = dict(checkpoint["config"]["model"] or {"name": name})
+        if saved.pop("name") != name:
+            theirs = checkpoint["config"]["model"]["name"]
+            raise ValueError(f"name must be {theirs!r} for weights {str(weights)!r}, got {name!r}")
+        config |= saved
+    config |= overrides
     if num_classes is not None:
         config["num_classes"] = num_classes
-    return DenseNet(**config)
+    model = DenseNet(**config)
+    if checkpoint:
+        try:
+            model.load_state_dict(checkpoint["model"])
+        except RuntimeError as error:
+            raise ValueError(f"weights {str(weights)!r} do not fit the model: {error}") from error
+    return model
 
 
 def densenet121(**options: Any) -> DenseNet:
@@ -238,6 +263,11 @@ def densenet201(**options: Any) -> DenseNet:
 def densenet264(**options: Any) -> DenseNet:
     """DenseNet-264: k=32, blocks of 6, 12, 64, 48; 33,337,704 parameters. Options as for :func:`densenet`."""
     return densenet("densenet264", **options)
+
+
+def densenet_bc(**options: Any) -> DenseNet:
+    """DenseNet-BC with the CIFAR stem, of any size: set `block_config` and `growth_rate`. As :func:`densenet`."""
+    return densenet("densenet_bc", **options)
 
 
 def densenet_bc_100_12(**options: Any) -> DenseNet:

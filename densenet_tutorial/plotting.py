@@ -5,6 +5,7 @@ chosen so that a figure is still legible 350 pixels wide; colours are those of O
 any kind of colour vision can tell apart, and never carry a meaning alone.
 """
 
+import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -36,6 +37,14 @@ _STYLE = {
 def _figure(width: float = 6.0, height: float = 3.6, **options: Any) -> tuple[Figure, Any]:
     plt.rcParams.update(_STYLE)
     return plt.subplots(figsize=(width, height), **options)
+
+
+def png(figure: Figure) -> bytes:
+    """`figure` as a PNG file; it is closed."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    plt.close(figure)
+    return buffer.getvalue()
 
 
 def _title(figure: Figure, text: str) -> None:
@@ -253,7 +262,7 @@ def images(
     columns: int = 5,
     wrong: Sequence[bool] | None = None,
 ) -> Figure:
-    """A grid of grey pictures (N, 1, H, W), each under its title; titles of `wrong` ones are red and marked."""
+    """A grid of pictures, (N, 1, H, W) grey or (N, 3, H, W) in colour, each under its title; titles of `wrong` ones are red and marked."""
     columns = min(columns, len(pictures))
     rows = -(-len(pictures) // columns)
     side = max(1.3, 2.6 / columns)
@@ -263,7 +272,8 @@ def images(
     for i, place in enumerate(axes.flat):
         place.axis("off")
         if i < len(pictures):
-            place.imshow(pictures[i, 0].cpu().numpy(), cmap="gray_r")
+            picture = pictures[i].cpu().permute(1, 2, 0).numpy()
+            place.imshow(picture, cmap="gray_r" if picture.shape[2] == 1 else None)
             missed = wrong is not None and wrong[i]
             place.set_title(
                 f"✗ {titles[i]}" if missed else titles[i],

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from densenet_tutorial import DenseNet, data, training
+from densenet_tutorial.training import Recipe
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,9 @@ def small(**options):
 
 
 def test_fit_learns_and_reports_every_epoch(dataset):
-    history = training.fit(small(), dataset, epochs=5, batch_size=20, progress=False)
+    history = training.fit(
+        small(), dataset, Recipe(epochs=5, batch_size=20, schedule="one-cycle"), progress=False
+    )
     assert [row["epoch"] for row in history] == [1, 2, 3, 4, 5]
     assert history[-1]["train_loss"] < history[0]["train_loss"]
     assert history[-1]["test_accuracy"] > 0.3  # guessing: 0.1
@@ -39,7 +42,7 @@ def test_fit_learns_and_reports_every_epoch(dataset):
 def test_the_same_seed_gives_the_same_weights_and_another_does_not(dataset):
     def weights(seed):
         model = small()
-        training.fit(model, dataset, epochs=1, batch_size=20, seed=seed, progress=False)
+        training.fit(model, dataset, Recipe(epochs=1, batch_size=20, seed=seed), progress=False)
         return torch.cat([p.flatten() for p in model.parameters()])
 
     assert torch.equal(weights(1), weights(1))
@@ -77,10 +80,19 @@ def test_predict_uses_eval_mode_and_leaves_the_model_as_it_was(dataset, mode):
         ("epochs", 1.5),
         ("batch_size", 0),
         ("batch_size", 201),
-        ("max_lr", 0),
-        ("max_lr", "fast"),
+        ("lr", 0),
+        ("lr", "fast"),
+        ("schedule", "cosin"),
+        ("weight_decay", -1),
+        ("label_smoothing", 1.5),
+        ("augment", ("crop", "spin")),
+        ("clip_norm", 0),
+        ("amp", "int8"),
+        ("seed", -1),
+        ("sync_batch_norm", True),
     ],
 )
 def test_bad_arguments_are_named(dataset, name, value):
-    with pytest.raises(ValueError, match=f"^{name} must be .*{value}"):
-        training.fit(small(), dataset, **({"epochs": 1, "progress": False} | {name: value}))
+    wrong = value[-1] if isinstance(value, tuple) else value
+    with pytest.raises(ValueError, match=f"^{name} must be .*{wrong}"):
+        training.fit(small(), dataset, Recipe(**({"epochs": 1} | {name: value})), progress=False)
