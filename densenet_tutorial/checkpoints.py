@@ -4,6 +4,7 @@ They are read with ``weights_only=True``: nothing in a file runs code.
 """
 
 import io
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,9 @@ def read(path: str | Path) -> dict[str, Any]:
         ValueError: there is no such file, or it is damaged or of another kind.
     """
     try:
+        with zipfile.ZipFile(path) as archive:  # torch.load itself does not compare checksums
+            if damaged := archive.testzip():
+                raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise ValueError(f"{path} does not exist") from error
@@ -41,3 +45,8 @@ def read(path: str | Path) -> dict[str, Any]:
     if not (isinstance(content, dict) and content.get("format") == FORMAT):
         raise ValueError(f"{path} is not a checkpoint of this package ({FORMAT!r} is missing)")
     return content
+
+
+def reason(error: Exception) -> str:
+    """Why a checkpoint did not fit, in one line: torch names every tensor, and the first one will do."""
+    return " ".join(line.strip() for line in str(error).splitlines()[:2])

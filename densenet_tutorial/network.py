@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from densenet_tutorial import arguments, pretrained
+from densenet_tutorial import arguments, checkpoints, pretrained
 from densenet_tutorial.layers import DenseBlock, Transition
 
 STEMS = ("imagenet", "cifar")
@@ -236,7 +236,8 @@ def densenet(
         try:
             model.load_state_dict(checkpoint["model"])
         except RuntimeError as error:
-            raise ValueError(f"weights {str(weights)!r} do not fit the model: {error}") from error
+            why = checkpoints.reason(error)
+            raise ValueError(f"weights {str(weights)!r} do not fit the model: {why}") from error
     return model
 
 

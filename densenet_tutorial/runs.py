@@ -59,7 +59,8 @@ class RunFolder:
             try:
                 training.load_state_dict(state)
             except (KeyError, IndexError, ValueError, RuntimeError) as error:
-                raise ValueError(f"{path} does not fit the model and recipe: {error}") from error
+                why = checkpoints.reason(error)
+                raise ValueError(f"{path} does not fit the model and recipe: {why}") from error
 
     def save(self, state: dict[str, Any]) -> None:
         """Write all that changes in a run; `state` is what :meth:`Training.state_dict` returned.

@@ -1,26 +1,11 @@
 """fit, evaluate and predict, on a task that takes seconds."""
 
-import dataclasses
-
 import pytest
 import torch
 from torch import nn
 
-from densenet_tutorial import DenseNet, data, training
+from densenet_tutorial import DenseNet, training
 from densenet_tutorial.training import Recipe
-
-
-@pytest.fixture(scope="module")
-def dataset():
-    """200 training and 100 test pictures."""
-    full = data.load_dataset("fashion-mini")
-    return dataclasses.replace(
-        full,
-        train_images=full.train_images[:200],
-        train_labels=full.train_labels[:200],
-        test_images=full.test_images[:100],
-        test_labels=full.test_labels[:100],
-    )
 
 
 def small(**options):

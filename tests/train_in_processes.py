@@ -1,0 +1,59 @@
+"""Started by torchrun from `test_distributed.py`: python train_in_processes.py NORM OUTPUT
+
+Trains on 64 pictures, a batch of all of them a step, for 20 steps, so that the history holds every step's loss.
+NORM is `frozen` (batch norm that only scales and shifts), `sync` (on GPUs), or a mode of `memory_efficient` (with
+frozen batch norm).
+"""
+
+import dataclasses
+import json
+import sys
+
+import torch
+from torch import nn
+from torchvision.ops import FrozenBatchNorm2d
+
+from densenet_tutorial import DenseNet, data, distributed, environment, training
+
+
+def freeze(module):
+    """Put a batch norm that only scales and shifts in the place of every other one."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            setattr(module, name, FrozenBatchNorm2d(child.num_features))
+        freeze(child)
+
+
+def main(norm, output):
+    with distributed.processes():
+        full = data.load_dataset("fashion-mini")
+        dataset = dataclasses.replace(
+            full,
+            train_images=full.train_images[:64],
+            train_labels=full.train_labels[:64],
+            test_images=full.test_images[:51],  # not a multiple of the processes
+            test_labels=full.test_labels[:51],
+        )
+        torch.manual_seed(0)
+        mode = norm if norm not in ("frozen", "sync") else False
+        model = DenseNet(
+            4, (2, 2), 8, num_classes=10, memory_efficient=mode, in_channels=1, stem="cifar"
+        )
+        if norm != "sync":
+            freeze(model)
+        recipe = training.Recipe(
+            epochs=20, batch_size=64, lr=0.02, schedule="cosine", sync_batch_norm=norm == "sync"
+        )
+        model.to(environment.device())
+        history = training.fit(model, dataset, recipe, progress=False)
+        weights = torch.cat([p.detach().flatten().cpu() for p in model.parameters()])
+        every = distributed.gather(weights)
+        if distributed.is_writer():
+            same = all(torch.equal(every[0], other) for other in every)
+            result = {"history": history, "processes": distributed.size(), "same": same}
+            with open(output, "w") as file:
+                json.dump(result, file)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
