@@ -60,7 +60,7 @@ class DenseNet(nn.Module):
         super().__init__()
         growth_rate = arguments.positive_int("growth_rate", growth_rate)
         block_config = arguments.positive_ints("block_config", block_config)
-        if num_init_features is None:
+        if num_init_features is None:  # the paper's choice for a DenseNet-BC
             num_init_features = 2 * growth_rate
         channels = arguments.positive_int("num_init_features", num_init_features)
         num_classes = arguments.positive_int("num_classes", num_classes)

@@ -254,6 +254,19 @@ def curves(
     return figure
 
 
+def bars(values: Mapping[str, float], *, title: str, xlabel: str) -> Figure:
+    """A horizontal bar for each value, with its name and its number."""
+    figure, axes = _figure(6.4, 1.3 + 0.5 * len(values))
+    for row, (color, hatch, value) in enumerate(zip(COLORS, HATCHES, values.values())):
+        axes.barh(row, value, height=0.6, color=color, hatch=hatch, edgecolor="white")
+        axes.text(value, row, f" {value:.0f}", va="center", fontweight="bold")
+    axes.set_yticks(range(len(values)), values)
+    axes.invert_yaxis()
+    axes.set(xlabel=xlabel, xlim=(0, 1.15 * max(values.values())))
+    _title(figure, title)
+    return figure
+
+
 def images(
     pictures: Tensor,
     titles: Sequence[str],

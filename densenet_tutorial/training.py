@@ -273,7 +273,7 @@ def fit(
     """
     training = Training(model, dataset, recipe)
     devices = [training.device] if training.device.type == "cuda" else []
-    with torch.random.fork_rng(devices), _requests_to_stop() as requested:
+    with torch.random.fork_rng(devices), requests_to_stop() as requested:
         # Each process draws random numbers of its own.
         seeds = np.random.SeedSequence([recipe.seed, distributed.rank()])
         torch.manual_seed(int(seeds.generate_state(1)[0]))
@@ -283,7 +283,7 @@ def fit(
             folder.restore(training)
         while training.epoch <= recipe.epochs:
             model.train()
-            for batch in _with_progress(training, progress and distributed.is_writer()):
+            for batch in with_progress(training, progress and distributed.is_writer()):
                 training.take_step(batch)
                 if distributed.any_process(bool(requested)):
                     if folder:
@@ -309,7 +309,7 @@ def _steps_per_epoch(total: int, batch_size: int) -> int:
     return total // batch_size
 
 
-def _with_progress(training: Training, show: bool) -> Iterator[Tensor]:
+def with_progress(training: Training, show: bool) -> Iterator[Tensor]:
     """The batches, with a bar for the epoch: loss, accuracy, images per second, time left (epoch, and whole run)."""
     batch_size, epochs = training.recipe.batch_size, training.recipe.epochs
     with tqdm(
@@ -329,7 +329,7 @@ def _with_progress(training: Training, show: bool) -> Iterator[Tensor]:
 
 
 @contextlib.contextmanager
-def _requests_to_stop() -> Iterator[list[int]]:
+def requests_to_stop() -> Iterator[list[int]]:
     """A list that Ctrl-C and SIGTERM add to, instead of what they do otherwise."""
     requested: list[int] = []
     if threading.current_thread() is not threading.main_thread():

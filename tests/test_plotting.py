@@ -80,3 +80,11 @@ def test_feature_maps_and_curves_draw_everything():
         {"a": [1, 2], "b": [2, 1]}, title="t", xlabel="x", ylabel="y", log_y=True
     )
     assert len(figure.axes[0].lines) == 2
+
+
+def test_bars_have_their_names_and_numbers():
+    figure = plotting.bars({"one": 300.2, "two": 512.8}, title="A title", xlabel="images")
+    axes = figure.axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["one", "two"]
+    assert [bar.get_width() for bar in axes.patches] == [300.2, 512.8]
+    assert [text.get_text().strip() for text in axes.texts] == ["300", "513"]

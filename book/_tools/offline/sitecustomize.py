@@ -7,13 +7,19 @@ DENSENET_TUTORIAL_NETWORK_LOG; without it, attempts are refused all the same.
 
 import ipaddress
 import os
+import platform
 import sys
+
+# Programs that start several processes look up their own machine's name.
+_NAMES = {"", "localhost", platform.node()}
 
 
 def _is_this_machine(host):
-    if host in (None, "", b"", "localhost", b"localhost"):
+    if host is None:
         return True
     text = host.decode() if isinstance(host, bytes) else str(host)
+    if text in _NAMES:
+        return True
     try:
         address = ipaddress.ip_address(text)
     except ValueError:
