@@ -114,6 +114,11 @@ def _train(options: argparse.Namespace) -> None:
             model_config["name"] = given.get("model", model_config["name"])
             torch.manual_seed(recipe.seed)
             model = network.densenet(**model_config).to(environment.device(options.device))
+            if min(dataset.train_images.shape[2:]) < model.min_size:
+                raise ValueError(
+                    f"model must be one for small images, got {model_config['name']!r}, which needs "
+                    f"{model.min_size} pixels a side: {dataset.name!r} has fewer"
+                )
             history = fit(
                 model,
                 dataset,

@@ -6,6 +6,7 @@ runs it in several processes.
 
 import contextlib
 import dataclasses
+import math
 import signal
 import threading
 import time
@@ -29,7 +30,7 @@ from densenet_tutorial.runs import RunFolder
 #: How the learning rate changes over all steps of a run, from an optimizer, its learning rate and the number of steps.
 SCHEDULES: dict[str, Callable[[torch.optim.Optimizer, float, int], LRScheduler]] = {
     "step": lambda optimizer, lr, steps: lr_scheduler.MultiStepLR(
-        optimizer, [steps // 2, steps * 3 // 4]
+        optimizer, [math.ceil(steps / 2), math.ceil(steps * 3 / 4)]
     ),
     "cosine": lambda optimizer, lr, steps: lr_scheduler.CosineAnnealingLR(optimizer, steps),
     "one-cycle": lambda optimizer, lr, steps: lr_scheduler.OneCycleLR(

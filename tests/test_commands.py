@@ -69,6 +69,10 @@ def test_resume_needs_no_other_option_and_refuses_a_changed_one(run, capsys):
         (["--blocks", "2;2"], "must be whole numbers with commas, such as 6,12,24,16; got '2;2'"),
         (["--growth-rate", "-1"], "growth_rate must be a whole number of at least 1, got -1"),
         (["--model", "densenet"], "name must be one of 'densenet121', "),
+        (
+            ["--model", "densenet121", "--blocks", "6,12,24,16"],
+            "model must be one for small images, got 'densenet121'",
+        ),
         (["--dataset", "mnist"], "name must be one of 'fashion-mini', "),
         (["--schedule", "linear"], "invalid choice: 'linear'"),
         (["--augment", "spin"], "invalid choice: 'spin'"),
