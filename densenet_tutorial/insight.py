@@ -59,8 +59,8 @@ class ReceptiveField:
 
     Attributes:
         name: the part, as in :meth:`DenseNet.intermediate_features`.
-        shortest: along the path that skips every dense layer.
-        longest: along the path through every dense layer.
+        shortest: of the channel that sees least.
+        longest: of the channel that sees most.
         stride: pixels between neighbouring units.
     """
 
@@ -73,8 +73,9 @@ class ReceptiveField:
 def receptive_fields(model: DenseNet) -> list[ReceptiveField]:
     """Receptive field after every part of `model`, by adding up kernel sizes and strides.
 
-    A k x k window whose inputs lie j pixels apart widens the field by (k - 1) j. In a dense block the longest
-    path passes through all layers one after another, and the shortest through none.
+    A k x k window whose inputs lie j pixels apart widens the field by (k - 1) j. In a dense block the channel
+    that sees most comes from the last layer, through all layers one after another; the one that sees least came
+    into the block and is handed on. A convolution outside of a block reads all channels, the widest included.
     """
     shortest = longest = stride = 1
     fields = []
@@ -85,7 +86,9 @@ def receptive_fields(model: DenseNet) -> list[ReceptiveField]:
                     n if isinstance(n, int) else n[0] for n in (module.kernel_size, module.stride)
                 )
                 longest += (kernel - 1) * stride
-                if not isinstance(modules[0], DenseBlock):
+                if isinstance(module, nn.Conv2d) and not isinstance(modules[0], DenseBlock):
+                    shortest = longest
+                elif not isinstance(module, nn.Conv2d):
                     shortest += (kernel - 1) * stride
                 stride *= step
         fields.append(ReceptiveField(name, shortest, longest, stride))

@@ -161,7 +161,7 @@ def shapes(features: Mapping[str, Tensor]) -> Figure:
 
 
 def receptive_fields(fields: Sequence[ReceptiveField], image_size: int) -> Figure:
-    """The range of receptive fields after each part, from the shortest path to the longest."""
+    """The receptive fields after each part, from the channel that sees least to the one that sees most."""
     figure, axes = _figure(6.4, 1.3 + 0.4 * len(fields))
     for row, field in enumerate(fields):
         axes.plot(
@@ -172,14 +172,14 @@ def receptive_fields(fields: Sequence[ReceptiveField], image_size: int) -> Figur
             row,
             MARKERS[0],
             color=COLORS[5],
-            label="" if row else "path that skips every layer",
+            label="" if row else "channel that sees least",
         )
         axes.plot(
             field.longest,
             row,
             MARKERS[1],
             color=COLORS[0],
-            label="" if row else "path through every layer",
+            label="" if row else "channel that sees most",
         )
     axes.axvline(image_size, color=GREY, linestyle="--", label=f"image ({image_size} pixels)")
     axes.set_yticks(range(len(fields)), [field.name for field in fields])
@@ -187,7 +187,7 @@ def receptive_fields(fields: Sequence[ReceptiveField], image_size: int) -> Figur
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.invert_yaxis()
     axes.set(xlabel="receptive field, pixels along one side (log scale)")
-    _title(figure, "One block, many receptive fields at once")
+    _title(figure, "Inside a block, many receptive fields at once")
     axes.legend(fontsize=10.5, loc="upper center", bbox_to_anchor=(0.42, -0.18))
     return figure
 
