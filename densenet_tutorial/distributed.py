@@ -78,6 +78,17 @@ def gather(value: Any) -> list[Any]:
     return values
 
 
+def share_buffers(model: nn.Module) -> None:
+    """Give every process rank 0's buffers, such as the running statistics of batch norm.
+
+    DistributedDataParallel does so before each forward pass in training; evaluation and checkpoints come after the
+    last one.
+    """
+    if size() > 1:
+        for buffer in model.buffers():
+            distributed.broadcast(buffer, src=0)
+
+
 def parallel(model: nn.Module, sync_batch_norm: bool) -> Callable[[Tensor], Tensor]:
     """What to call for a forward pass whose backward pass averages gradients over all processes.
 

@@ -183,6 +183,7 @@ class Training:
         seen = self.step * self.recipe.batch_size
         train_loss, train_accuracy = (distributed.add_up(self.sums) / seen).tolist()
         seconds = self.seconds + time.perf_counter() - start  # a GPU was perhaps not done yet
+        distributed.share_buffers(self.model)
         test_loss, test_accuracy = evaluate(self.model, self.dataset)
         self.history.append(
             {

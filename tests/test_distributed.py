@@ -37,7 +37,7 @@ def history(processes, norm, tmp_path):
     run([*LAUNCH, str(processes), str(HERE / "train_in_processes.py"), norm, str(output)])
     result = json.loads(output.read_text())
     assert result["processes"] == processes
-    assert result["same"], "the processes ended with different weights"
+    assert result["same"], "the processes ended with different weights or buffers"
     return result["history"]
 
 
@@ -60,6 +60,12 @@ def one_process(tmp_path_factory):
 def test_two_processes_follow_one(norm, one_process, tmp_path, monkeypatch):
     monkeypatch.setitem(ENVIRONMENT, "DENSENET_TUTORIAL_DEVICE", "cpu")
     assert_follows(history(2, norm, tmp_path), one_process)
+
+
+def test_with_ordinary_batch_norm_all_processes_evaluate_the_same_model(tmp_path, monkeypatch):
+    monkeypatch.setitem(ENVIRONMENT, "DENSENET_TUTORIAL_DEVICE", "cpu")
+    rows = history(2, "ordinary", tmp_path)  # weights and running statistics are compared in there
+    assert rows[-1]["train_loss"] < rows[0]["train_loss"]
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")

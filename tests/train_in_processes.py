@@ -1,8 +1,8 @@
 """Started by torchrun from `test_distributed.py`: python train_in_processes.py NORM OUTPUT
 
 Trains on 64 pictures, a batch of all of them a step, for 20 steps, so that the history holds every step's loss.
-NORM is `frozen` (batch norm that only scales and shifts), `sync` (on GPUs), or a mode of `memory_efficient` (with
-frozen batch norm).
+NORM is `frozen` (batch norm that only scales and shifts), `ordinary`, `sync` (on GPUs), or a mode of `memory_efficient`
+(with frozen batch norm).
 """
 
 import dataclasses
@@ -35,18 +35,18 @@ def main(norm, output):
             test_labels=full.test_labels[:51],
         )
         torch.manual_seed(0)
-        mode = norm if norm not in ("frozen", "sync") else False
+        mode = norm if norm not in ("frozen", "ordinary", "sync") else False
         model = DenseNet(
             4, (2, 2), 8, num_classes=10, memory_efficient=mode, in_channels=1, stem="cifar"
         )
-        if norm != "sync":
+        if norm not in ("ordinary", "sync"):
             freeze(model)
         recipe = training.Recipe(
             epochs=20, batch_size=64, lr=0.02, schedule="cosine", sync_batch_norm=norm == "sync"
         )
         model.to(environment.device())
         history = training.fit(model, dataset, recipe, progress=False)
-        weights = torch.cat([p.detach().flatten().cpu() for p in model.parameters()])
+        weights = torch.cat([v.flatten().float().cpu() for v in model.state_dict().values()])
         every = distributed.gather(weights)
         if distributed.is_writer():
             same = all(torch.equal(every[0], other) for other in every)
