@@ -28,10 +28,11 @@ def processes() -> Iterator[None]:
         backend = "cpu:gloo,cuda:nccl"
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
     distributed.init_process_group(backend)
-    try:
-        yield
-    finally:
-        distributed.destroy_process_group()
+    yield
+    # After an error the others may be elsewhere, so nobody waits for them; torchrun ends them.
+    distributed.barrier()
+    if torch.cuda.is_available():
+        distributed.destroy_process_group()  # NCCL wants to be told; with gloo this can hang in torch 2.6
 
 
 def _started() -> bool:

@@ -51,7 +51,8 @@ class RunFolder:
         """Bring `training`, by its ``load_state_dict``, to where ``last.pt`` was written, if there is one.
 
         Raises:
-            ValueError: the checkpoint is damaged, of another kind, or does not fit.
+            ValueError: the checkpoint is damaged, of another kind, or does not fit; or it is not the same in all
+                processes, as when each machine has a folder of its own.
         """
         path = self.path / "last.pt"
         if path.exists():
@@ -61,6 +62,12 @@ class RunFolder:
             except (KeyError, IndexError, ValueError, RuntimeError) as error:
                 why = checkpoints.reason(error)
                 raise ValueError(f"{path} does not fit the model and recipe: {why}") from error
+        places = distributed.gather((training.epoch, training.step))
+        if any(place != places[0] for place in places):
+            raise ValueError(
+                f"output must be a folder that all processes share, got {str(self.path)!r}, in which they find "
+                f"different checkpoints: epoch and step by rank are {places}"
+            )
 
     def save(self, state: dict[str, Any]) -> None:
         """Write all that changes in a run; `state` is what :meth:`Training.state_dict` returned.

@@ -190,6 +190,13 @@ def test_another_model_is_refused(dataset, tmp_path):
         fit(dataset, tmp_path / "run", model=other, resume=True)
 
 
+def test_processes_that_find_different_checkpoints_are_refused(dataset, tmp_path, monkeypatch):
+    fit(dataset, tmp_path / "run")
+    monkeypatch.setattr(runs.distributed, "gather", lambda place: [place, (1, 0)])
+    with pytest.raises(ValueError, match=r"all processes share, .*rank are \[\(4, 0\), \(1, 0\)\]"):
+        fit(dataset, tmp_path / "run", resume=True)
+
+
 def _truncate(content):
     return content[: len(content) // 2]
 
