@@ -7,6 +7,7 @@ import ctypes
 import gc
 import json
 import multiprocessing
+import os
 import statistics
 import sys
 import time
@@ -128,7 +129,7 @@ def resident_bytes(model: nn.Module, x: Tensor) -> int | None:
 
     On a CPU, call it in a process that has done nothing else. ``None`` on systems other than Linux.
     """
-    _step(model, x[:2])  # what is allocated once, for good
+    _step(model, x)  # what is allocated once, for good
     before = _held(x.device)
     output = model(x)
     after = _held(x.device)
@@ -145,7 +146,7 @@ def _held(device: torch.device) -> int | None:
     if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):  # give freed memory back to the system
         libc.malloc_trim(0)
     resident_pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return resident_pages * 4096
+    return resident_pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def _resident_apart(name: str, label: str, shape: tuple[int, ...]) -> int | None:

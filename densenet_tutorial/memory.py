@@ -11,8 +11,8 @@ In the last two a block's feature maps lie in one buffer, so there is nothing to
 
 import functools
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ from densenet_tutorial.memory_functions import (
     NormReluOperation,
     Statistics,
     batch_statistics,
+    dense,
     memory_format,
     parameters_of,
 )
@@ -166,7 +167,7 @@ def _recomputed(modules: list[nn.Module], x: Tensor, mode: str) -> Tensor:
         elif type(modules[i]) is nn.AvgPool2d and not _has_hook(modules[i]):
             x, i = AveragePool.apply(x, modules[i]), i + 1
         else:
-            x, i = modules[i](x), i + 1
+            x, i = modules[i](dense(x)), i + 1
     return x
 
 
@@ -211,22 +212,25 @@ def checkpointed(
         return function(*inputs)
     options = {}
     if not torch.compiler.is_compiling():  # a compiled model moves them once by itself
-        options["context_fn"] = lambda: (nullcontext(), _buffers_stay(norm))
+        options["context_fn"] = lambda: (nullcontext(), _BuffersStay(norm))
     # One positional argument per tensor: a list passed as a single argument would be opaque to autograd.
     return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False, **options)
 
 
-@contextmanager
-def _buffers_stay(norm: nn.Module) -> Iterator[None]:
-    """Let `norm` work on copies of its buffers for a while."""
-    buffers = dict(norm.named_buffers(recurse=False))
-    try:
-        for name, buffer in buffers.items():
-            setattr(norm, name, buffer.clone())
-        yield
-    finally:
-        for name, buffer in buffers.items():
-            setattr(norm, name, buffer)
+class _BuffersStay(AbstractContextManager):
+    """Let `norm` work on copies of its buffers, as often as it is entered."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        self.norm = norm
+
+    def __enter__(self) -> None:
+        self.buffers = dict(self.norm.named_buffers(recurse=False))
+        for name, buffer in self.buffers.items():
+            setattr(self.norm, name, buffer.clone())
+
+    def __exit__(self, *error: object) -> None:
+        for name, buffer in self.buffers.items():
+            setattr(self.norm, name, buffer)
 
 
 def _leave_to_the_compiler(mode: str) -> bool:
