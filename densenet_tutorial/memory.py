@@ -33,6 +33,7 @@ from densenet_tutorial.memory_functions import (
 MODES = (False, True, "checkpoint", "recompute", "minimal")
 
 
+@torch.jit.unused  # torch.jit.script is not to compile it
 def recomputes(mode: bool | str) -> bool:
     """Whether functions of our own are to replace autograd: in two of the modes, and where gradients are wanted.
 
