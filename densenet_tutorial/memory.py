@@ -35,11 +35,17 @@ MODES = (False, True, "checkpoint", "recompute", "minimal")
 
 @torch.jit.unused  # torch.jit.script is not to compile it
 def recomputes(mode: bool | str) -> bool:
-    """Whether functions of our own are to replace autograd: in two of the modes, and where gradients are wanted.
+    """Whether functions of our own are to replace autograd: in two of the modes, and where gradients are wanted."""
+    return mode in ("recompute", "minimal") and _applies(mode)
 
-    ``torch.compile`` decides by itself what to keep and what to compute again, so it is given the plain model.
+
+def _applies(mode: bool | str) -> bool:
+    """Whether `mode` has anything to do. Without gradients nothing is kept anyway.
+
+    ``torch.compile`` decides by itself what to keep and what to compute again, so it is given the plain model. (Up to
+    PyTorch 2.6 at least, a compiled checkpoint moved running statistics twice.)
     """
-    if mode not in ("recompute", "minimal") or not torch.is_grad_enabled():
+    if not torch.is_grad_enabled():
         return False
     return not (torch.compiler.is_compiling() and _leave_to_the_compiler(mode))
 
@@ -61,7 +67,7 @@ def sequence(modules: Iterable[nn.Module], inputs: list[Tensor], mode: bool | st
         output: what the last module returns.
     """
     modules = list(modules)
-    if mode in (True, "checkpoint"):
+    if mode in (True, "checkpoint") and _applies(mode):
         first, rest = modules[:3], modules[3:]
         return _plain(
             rest, checkpointed(lambda *x: _plain(first, torch.cat(x, 1)), inputs, first[0])
@@ -209,13 +215,14 @@ def checkpointed(
 
     Source: Pleiss et al. 2017, https://arxiv.org/abs/1707.06990, section 3.
     """
-    if not torch.is_grad_enabled():
-        return function(*inputs)
-    options = {}
-    if not torch.compiler.is_compiling():  # a compiled model moves them once by itself
-        options["context_fn"] = lambda: (nullcontext(), _BuffersStay(norm))
     # One positional argument per tensor: a list passed as a single argument would be opaque to autograd.
-    return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False, **options)
+    return checkpoint(
+        function,
+        *inputs,
+        use_reentrant=False,
+        preserve_rng_state=False,
+        context_fn=lambda: (nullcontext(), _BuffersStay(norm)),
+    )
 
 
 class _BuffersStay(AbstractContextManager):
