@@ -19,7 +19,7 @@ def main(argv: list[str] | None = None) -> None:
         "`COMMAND --help` says more about each.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for add in (_add_train, _add_evaluate, _add_predict, _add_summary, _add_env):
+    for add in (_add_train, _add_evaluate, _add_predict, _add_summary, _add_benchmark, _add_env):
         add(commands)
     options = parser.parse_args(argv)
     try:
@@ -243,6 +243,47 @@ def _summary(options: argparse.Namespace) -> None:
     model = network.densenet(options.model, num_classes=options.num_classes, **overrides)
     size = (1, model.in_channels, options.size, options.size)
     print(torchinfo.summary(model, size, depth=options.depth, device="cpu", verbose=0))
+
+
+def _add_benchmark(commands: Any) -> None:
+    benchmark = commands.add_parser(
+        "benchmark", help="measure this device, side by side with torchvision"
+    )
+    what = benchmark.add_subparsers(required=True, metavar="WHAT")
+    of_memory = what.add_parser(
+        "memory",
+        help="memory and time of a training step, of every memory-efficient mode",
+        description="Memory that a training step holds between forward and backward, and the time that it takes: "
+        "torchvision's model, plain and memory-efficient, and each of our modes, in turns.",
+    )
+    of_memory.set_defaults(run=_benchmark_memory)
+    of_memory.add_argument("--model", choices=network.CONFIGS, default="densenet121", metavar="MODEL", help="default: %(default)s")  # fmt: skip
+    of_memory.add_argument("--image-size", type=int, default=224, metavar="PIXELS", help="side of an image (default: %(default)s)")  # fmt: skip
+    of_memory.add_argument("--batch-size", type=int, default=8, metavar="N", help="images per step (default: %(default)s)")  # fmt: skip
+    of_memory.add_argument("--repeats", type=int, default=10, metavar="N", help="steps of each model that are timed (default: %(default)s)")  # fmt: skip
+    of_memory.add_argument("--device", choices=environment.DEVICES, help="default: DENSENET_TUTORIAL_DEVICE, else auto")  # fmt: skip
+    of_memory.add_argument("--output", type=Path, metavar="FILE", help="a JSON file with all figures")  # fmt: skip
+
+
+def _benchmark_memory(options: argparse.Namespace) -> None:
+    from densenet_tutorial import arguments, benchmark
+
+    setting = {
+        "model": options.model,
+        "image_size": arguments.positive_int("image_size", options.image_size),
+        "batch_size": arguments.whole_number("batch_size", options.batch_size, least=2),
+        "repeats": arguments.positive_int("repeats", options.repeats),
+        "device": str(environment.device(options.device)),
+    }
+    figures = benchmark.compare_memory(
+        setting["model"], **{name: value for name, value in setting.items() if name != "model"}
+    )
+    print(benchmark.memory_table(figures, options.batch_size))
+    if options.output:
+        command = "python -m densenet_tutorial benchmark memory " + " ".join(
+            f"--{name.replace('_', '-')} {value}" for name, value in setting.items()
+        )
+        benchmark.write_results(options.output, command, setting, figures)
 
 
 def _add_env(commands: Any) -> None:

@@ -22,7 +22,8 @@ class DenseLayer(nn.Module):
         growth_rate: new feature maps that go out, the paper's k.
         bn_size: the bottleneck has ``bn_size * growth_rate`` channels; ``None`` for no bottleneck.
         drop_rate: probability of zeroing an element of the new features in training, 0 to 1.
-        memory_efficient: ``True`` or ``"checkpoint"`` recomputes the bottleneck in the backward pass.
+        memory_efficient: ``True`` (the same as ``"checkpoint"``), ``"recompute"`` or ``"minimal"`` keeps less for
+            the backward pass and computes it again there (chapter 07).
 
     Shape:
         input: (N, num_input_features, H, W), or a list of tensors whose channels add up to that.
@@ -66,22 +67,16 @@ class DenseLayer(nn.Module):
     def forward(self, input: Tensor | list[Tensor]) -> Tensor:
         inputs = [input] if isinstance(input, Tensor) else input
         if self.memory_efficient and not torch.jit.is_scripting():
-            new_features = memory.checkpointed(self.bn_function, inputs)
+            new_features = memory.sequence(self.children(), inputs, self.memory_efficient)
         else:
             new_features = self.bn_function(inputs)
-        if self.bn_size is not None:
-            new_features = self.conv2(self.relu2(self.norm2(new_features)))
+            if self.bn_size is not None:
+                new_features = self.conv2(self.relu2(self.norm2(new_features)))
         if self.drop_rate > 0:
             new_features = F.dropout(new_features, p=self.drop_rate, training=self.training)
         return new_features
 
-    def __prepare_scriptable__(self) -> "DenseLayer":
-        if self.memory_efficient:
-            raise RuntimeError(
-                f"torch.jit.script cannot compile a layer with memory_efficient={self.memory_efficient!r}, "
-                "because checkpointing needs Python; build the model with memory_efficient=False"
-            )
-        return self
+    __prepare_scriptable__ = memory.refuse_to_script
 
 
 class DenseBlock(nn.ModuleDict):
@@ -115,24 +110,29 @@ class DenseBlock(nn.ModuleDict):
         super().__init__()
         arguments.positive_int("num_input_features", num_input_features)
         arguments.positive_int("growth_rate", growth_rate)
+        self.num_output_features = num_input_features + num_layers * growth_rate
+        self.memory_efficient = memory_efficient
         for i in range(arguments.positive_int("num_layers", num_layers)):
             c_in = num_input_features + i * growth_rate
             layer = DenseLayer(c_in, growth_rate, bn_size, drop_rate, memory_efficient)
             self.add_module(f"denselayer{i + 1}", layer)
 
     def forward(self, init_features: Tensor) -> Tensor:
+        if not torch.jit.is_scripting() and memory.recomputes(self.memory_efficient):
+            return memory.grow(init_features, self.values(), self.num_output_features)
         features = [init_features]
         for layer in self.values():
             features.append(layer(features))
         return torch.cat(features, 1)
 
 
-class Transition(nn.Sequential):
+class Transition(memory.Sequential):
     """Between two blocks: BN-ReLU-Conv1x1 to `num_output_features` channels, then 2x2 average pooling.
 
     Args:
         num_input_features: channels that come in.
         num_output_features: channels that go out; the compression is their ratio.
+        memory_efficient: as for :class:`DenseLayer`; ``"checkpoint"`` changes nothing here.
 
     Shape:
         input: (N, num_input_features, H, W), H and W at least 2.
@@ -144,10 +144,18 @@ class Transition(nn.Sequential):
     Source: Huang et al. 2017, https://arxiv.org/abs/1608.06993, section 3, "Pooling layers" and "Compression".
     """
 
-    def __init__(self, num_input_features: int, num_output_features: int) -> None:
+    def __init__(
+        self,
+        num_input_features: int,
+        num_output_features: int,
+        *,
+        memory_efficient: bool | str = False,
+    ) -> None:
         super().__init__()
         c_in = arguments.positive_int("num_input_features", num_input_features)
         c_out = arguments.positive_int("num_output_features", num_output_features)
+        self.memory_efficient = arguments.one_of("memory_efficient", memory_efficient, memory.MODES)
+
         self.norm = nn.BatchNorm2d(c_in)
         self.relu = nn.ReLU()
         self.conv = nn.Conv2d(c_in, c_out, kernel_size=1, bias=False)

@@ -1,33 +1,284 @@
 """Memory-efficient forward passes: fewer tensors kept between forward and backward.
 
-This module knows tensors and functions of tensors; it does not know our layers. Chapter 07 builds it up.
+This module knows tensors, norms, convolutions and pooling; it does not know our layers. Chapter 07 builds it up.
+
+- ``"checkpoint"`` keeps the inputs of concatenation, norm, ReLU and convolution, and computes all four again.
+- ``"recompute"`` runs no convolution twice: norm and ReLU are computed again from the statistics of the batch.
+- ``"minimal"`` also computes the bottleneck again: what it keeps is the feature maps.
+
+In the last two a block's feature maps lie in one buffer, so there is nothing to concatenate.
 """
 
-from collections.abc import Callable
+import functools
+import warnings
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from densenet_tutorial.memory_functions import (
+    Append,
+    AveragePool,
+    NormReluOperation,
+    Statistics,
+    batch_statistics,
+    dense,
+    memory_format,
+    parameters_of,
+)
+
 #: What the argument ``memory_efficient`` may be; ``True`` means ``"checkpoint"``.
-MODES = (False, True, "checkpoint")
+MODES = (False, True, "checkpoint", "recompute", "minimal")
 
 
-def checkpointed(function: Callable[[list[Tensor]], Tensor], inputs: list[Tensor]) -> Tensor:
-    """Compute ``function(inputs)`` now, keep only `inputs`, and compute it again in the backward pass.
+@torch.jit.unused  # torch.jit.script is not to compile it
+def recomputes(mode: bool | str) -> bool:
+    """Whether functions of our own are to replace autograd: in two of the modes, and where gradients are wanted."""
+    return mode in ("recompute", "minimal") and _applies(mode)
 
-    As in torchvision, nothing is checkpointed when no input requires a gradient, and everything inside
-    `function` runs twice: batch norm's running statistics therefore move twice per training step.
-    `function` must not draw random numbers, since the generator's state is not kept.
+
+def _applies(mode: bool | str) -> bool:
+    """Whether `mode` has anything to do. Without gradients nothing is kept anyway.
+
+    ``torch.compile`` decides by itself what to keep and what to compute again, so it is given the plain model. (Up to
+    PyTorch 2.6 at least, a compiled checkpoint moved running statistics twice.)
+    """
+    if not torch.is_grad_enabled():
+        return False
+    return not (torch.compiler.is_compiling() and _leave_to_the_compiler(mode))
+
+
+def sequence(modules: Iterable[nn.Module], inputs: list[Tensor], mode: bool | str) -> Tensor:
+    """Concatenate `inputs` along the channels, run `modules` one after another, and keep less for the backward pass.
+
+    The numbers are those of the plain modules in every mode, and running statistics move once. A module with a hook,
+    or of another type than the ones below, runs as it is.
+
+    Args:
+        modules: with ``"checkpoint"`` the first three are norm, ReLU and convolution, which are checkpointed. In the
+            other modes any modules: what is computed again is ``nn.BatchNorm2d`` and ``nn.ReLU``, followed by
+            ``nn.Conv2d`` or ``nn.MaxPool2d``; with ``"minimal"`` also the convolution between two of such stages.
+        inputs: (N, C_i, H, W) each.
+        mode: one of :data:`MODES`.
+
+    Shape:
+        output: what the last module returns.
+    """
+    modules = list(modules)
+    if mode in (True, "checkpoint") and _applies(mode):
+        first, rest = modules[:3], modules[3:]
+        return _plain(
+            rest, checkpointed(lambda *x: _plain(first, torch.cat(x, 1)), inputs, first[0])
+        )
+    x = inputs[0] if len(inputs) == 1 else torch.cat(inputs, 1)
+    return _recomputed(modules, x, mode) if recomputes(mode) else _plain(modules, x)
+
+
+def refuse_to_script(module: nn.Module) -> nn.Module:
+    """A module's ``__prepare_scriptable__``: plain models can be scripted, memory-efficient ones cannot.
+
+    Raises:
+        RuntimeError: `module` is memory-efficient.
+    """
+    if module.memory_efficient:
+        raise RuntimeError(
+            f"torch.jit.script cannot compile a model with memory_efficient={module.memory_efficient!r}, "
+            "because computing again needs Python; build the model with memory_efficient=False"
+        )
+    return module
+
+
+class Sequential(nn.Sequential):
+    """``nn.Sequential`` with the attribute `memory_efficient`, one of :data:`MODES`.
+
+    Shape:
+        input: what the first module takes; (N, C, H, W) where a norm is followed by ReLU.
+        output: what the last module returns.
+    """
+
+    memory_efficient: bool | str = False
+    __prepare_scriptable__ = refuse_to_script
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not torch.jit.is_scripting() and recomputes(self.memory_efficient):
+            return _recomputed(list(self), input, self.memory_efficient)
+        for module in self:
+            input = module(input)
+        return input
+
+
+def grow(features: Tensor, layers: Iterable[Callable[[Tensor], Tensor]], channels: int) -> Tensor:
+    """Call each layer with all feature maps so far, and append the new ones that it returns.
+
+    All of them lie in one buffer, which is what is returned: it is the only copy, and nothing is concatenated. The
+    statistics of a batch are those of its channels, one by one. So they are computed when a feature map is made,
+    and not again by each of the layers that read it.
+
+    Args:
+        features: (N, C, H, W), the block's input.
+        layers: each takes (N, C + what came before, H, W) and returns (N, any, H, W).
+        channels: C and what all layers add.
+
+    Shape:
+        output: (N, channels, H, W).
+    """
+    n, _, h, w = features.shape
+    buffer = torch.empty(
+        (n, channels, h, w),
+        dtype=features.dtype,
+        device=features.device,
+        memory_format=memory_format(features),
+    )
+    pieces = [batch_statistics(features.detach())]
+    features = Append.apply(buffer, features)
+    for layer in layers:
+        _remember(features, pieces)
+        maps = layer(features)
+        pieces.append(batch_statistics(maps.detach().to(buffer.dtype)))
+        features = Append.apply(buffer, features, maps)
+    _remember(features, pieces)
+    return features
+
+
+def _remember(x: Tensor, pieces: list[Statistics]) -> None:
+    """Leave the statistics of x with x, for :func:`_recomputed` to find."""
+    x.batch_statistics = (x._version, *(torch.cat(values) for values in zip(*pieces)))
+
+
+def _remembered(x: Tensor) -> Statistics | None:
+    """The statistics that were left with x, unless x has changed since."""
+    version, *statistics = getattr(x, "batch_statistics", (None,))
+    return tuple(statistics) if version == x._version else None
+
+
+def _plain(modules: Iterable[nn.Module], x: Tensor) -> Tensor:
+    for module in modules:
+        x = module(x)
+    return x
+
+
+def _recomputed(modules: list[nn.Module], x: Tensor, mode: str) -> Tensor:
+    """Run `modules`, those that fit by :class:`NormReluOperation`, or by :class:`AveragePool`."""
+    if x.numel() == x.shape[1]:  # one number has no variance: batch norm refuses it in words
+        return _plain(modules, x)
+    i = 0
+    while i < len(modules):
+        stages = []
+        while (mode == "minimal" or not stages) and _is_stage(modules[i : i + 3]):
+            stages.append((modules[i], modules[i + 2]))
+            i += 3
+        if stages:
+            x = NormReluOperation.apply(x, _remembered(x), stages, *parameters_of(stages))
+        elif type(modules[i]) is nn.AvgPool2d and not _has_hook(modules[i]):
+            x, i = AveragePool.apply(x, modules[i]), i + 1
+        else:
+            x, i = modules[i](dense(x)), i + 1
+    return x
+
+
+def _is_stage(modules: list[nn.Module]) -> bool:
+    """Whether `modules` are a norm, ReLU and operation that :class:`NormReluOperation` can stand in for."""
+    if len(modules) < 3 or any(_has_hook(module) for module in modules):
+        return False
+    norm, relu, operation = modules
+    if isinstance(norm, nn.SyncBatchNorm):
+        _warn(
+            "memory_efficient: SyncBatchNorm cannot be computed again; such layers run as they are"
+        )
+    if type(norm) is not nn.BatchNorm2d or type(relu) is not nn.ReLU:
+        return False
+    if type(operation) is nn.Conv2d:
+        numbers = not isinstance(operation.padding, str)
+        return operation.bias is None and operation.padding_mode == "zeros" and numbers
+    return type(operation) is nn.MaxPool2d and not operation.return_indices
+
+
+def _has_hook(module: nn.Module) -> bool:
+    """Whether somebody wants to see this module at work; if so, it has to be called."""
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+    )
+
+
+def checkpointed(
+    function: Callable[..., Tensor], inputs: list[Tensor], norm: nn.BatchNorm2d
+) -> Tensor:
+    """Compute ``function(*inputs)`` now, keep only `inputs`, and compute it again in the backward pass.
+
+    Everything in `function` runs twice. Batch norm would move its running statistics both times; so the second time
+    `norm` works on copies of them. `function` must not draw random numbers: the generator's state is not kept.
 
     Source: Pleiss et al. 2017, https://arxiv.org/abs/1707.06990, section 3.
     """
-    if not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)):
-        return function(inputs)
     # One positional argument per tensor: a list passed as a single argument would be opaque to autograd.
     return checkpoint(
-        lambda *tensors: function(list(tensors)),
+        function,
         *inputs,
         use_reentrant=False,
         preserve_rng_state=False,
+        context_fn=lambda: (nullcontext(), _BuffersStay(norm)),
     )
+
+
+class _BuffersStay(AbstractContextManager):
+    """Let `norm` work on copies of its buffers, as often as it is entered."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        self.norm = norm
+
+    def __enter__(self) -> None:
+        self.buffers = dict(self.norm.named_buffers(recurse=False))
+        for name, buffer in self.buffers.items():
+            setattr(self.norm, name, buffer.clone())
+
+    def __exit__(self, *error: object) -> None:
+        for name, buffer in self.buffers.items():
+            setattr(self.norm, name, buffer)
+
+
+def _leave_to_the_compiler(mode: str) -> bool:
+    _warn(
+        f"memory_efficient={mode!r} has no effect in torch.compile: it decides itself what to keep"
+    )
+    return True
+
+
+# torch.compile calls it once, while compiling, and goes on: a plain warning would cut the compiled graph in two.
+# The attribute is what torch.compiler.assume_constant_result sets, which would import the compiler.
+_leave_to_the_compiler._dynamo_marked_constant = True
+
+
+@functools.cache
+def _warn(message: str) -> None:
+    """Warn once per process."""
+    warnings.warn(message, stacklevel=3)
+
+
+def saved_activation_bytes(model: nn.Module, input: Tensor) -> int:
+    """Bytes that autograd holds between ``model(input)`` and its backward pass, on any device.
+
+    Each storage counts once and whole, however many tensors share it. Parameters, buffers and `input` do not count:
+    they are there anyway. `model` is run once, as it is (in training or not), on copies of its buffers, which stay
+    as they are.
+    """
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    not_counted = {
+        tensor.untyped_storage().data_ptr()
+        for tensor in (input, *model.parameters(), *buffers.values())
+    }
+    kept = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in not_counted:
+            kept[storage.data_ptr()] = storage  # held, so that no later one gets its address
+        return tensor
+
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        torch.func.functional_call(model, buffers, (input,))
+    return sum(storage.nbytes() for storage in kept.values())

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from densenet_tutorial import arguments, checkpoints, pretrained
+from densenet_tutorial import arguments, checkpoints, memory, pretrained
 from densenet_tutorial.layers import DenseBlock, Transition
 
 STEMS = ("imagenet", "cifar")
@@ -27,7 +27,8 @@ class DenseNet(nn.Module):
         bn_size: bottleneck width as a multiple of `growth_rate`; ``None`` for the paper's plain layers.
         drop_rate: dropout probability after each layer's last convolution, 0 to 1.
         num_classes: classes to tell apart.
-        memory_efficient: ``True`` or ``"checkpoint"`` keeps less for the backward pass (chapter 07).
+        memory_efficient: ``True`` (the same as ``"checkpoint"``), ``"recompute"`` or ``"minimal"`` keeps less for
+            the backward pass and computes it again there (chapter 07).
         in_channels: channels of an input image: 3 for colour, 1 for grey.
         stem: ``"imagenet"`` (7x7 convolution with stride 2, norm, ReLU, 3x3 max pooling with stride 2) or
             ``"cifar"`` (one 3x3 convolution at full resolution).
@@ -68,7 +69,8 @@ class DenseNet(nn.Module):
         compression = arguments.fraction("compression", compression, zero=False)
         arguments.one_of("stem", stem, STEMS)
 
-        self.features = nn.Sequential()
+        self.features = memory.Sequential()
+        self.features.memory_efficient = memory_efficient
         if stem == "imagenet":
             self.features.conv0 = nn.Conv2d(
                 in_channels, channels, 7, stride=2, padding=3, bias=False
@@ -91,7 +93,8 @@ class DenseNet(nn.Module):
                     raise ValueError(
                         f"compression must leave at least 1 of {channels} channels, got {compression!r}"
                     )
-                self.features.add_module(f"transition{i}", Transition(channels, compressed))
+                transition = Transition(channels, compressed, memory_efficient=memory_efficient)
+                self.features.add_module(f"transition{i}", transition)
                 channels = compressed
         self.features.norm5 = nn.BatchNorm2d(channels)
         self.classifier = nn.Linear(channels, num_classes)

@@ -1,0 +1,281 @@
+"""What the modes of :mod:`densenet_tutorial.memory` do instead of autograd: three functions with a backward pass.
+
+They keep tensors by ``ctx.save_for_backward`` alone, so whatever looks at saved tensors sees all of them, and a
+second backward pass raises the usual error. They can be differentiated once.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+#: Of every channel over a batch: its mean, its variance, and the estimate of the variance that running statistics
+#: take up, with N - 1 in place of N.
+Statistics = tuple[Tensor, Tensor, Tensor]
+
+_aten = torch.ops.aten
+
+
+def memory_format(x: Tensor) -> torch.memory_format:
+    """The order of `x`'s elements, also where `x` is only the first channels of a larger tensor."""
+    return torch.channels_last if x.stride(1) == 1 else torch.contiguous_format
+
+
+def dense(x: Tensor) -> Tensor:
+    """`x` without gaps between the images: batch norm is several times slower across gaps."""
+    return x.contiguous(memory_format=memory_format(x))
+
+
+def batch_statistics(x: Tensor) -> Statistics:
+    """The statistics of each channel of x, to the last digit as batch norm computes them on a CPU."""
+    if x.device.type in ("cpu", "cuda"):
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        running = torch.zeros((2, x.shape[1]), dtype=dtype, device=x.device)
+        # Moved all the way, the running statistics are those of this batch.
+        mean, var = torch.batch_norm_update_stats(x, running[0], running[1], 1.0)
+        return mean, var, running[1]
+    count = x.numel() // x.shape[1]
+    var, mean = torch.var_mean(x.float(), dim=(0, 2, 3), correction=0)
+    return mean, var, var * (count / (count - 1))
+
+
+class Append(torch.autograd.Function):
+    """Write feature maps into a buffer, behind those that it holds, and return all of them.
+
+    ``Append.apply(buffer, features, maps)`` is what ``torch.cat([features, maps], 1)`` is, without the copy of
+    `features`: they are in the buffer already. ``Append.apply(buffer, maps)`` writes the first ones. Nothing is kept.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, buffer: Tensor, *pieces: Tensor) -> Tensor:
+        ctx.channels = [piece.shape[1] for piece in pieces]
+        end = sum(ctx.channels)
+        # Autograd counts the changes of a tensor and of all its views, and refuses to use one that changed since it
+        # was saved. This write touches no channel that an earlier layer saved, so it goes through `.data`, which
+        # does not count. A change that somebody else makes to the features still does.
+        buffer.data[:, end - ctx.channels[-1] : end].copy_(pieces[-1])
+        return buffer[:, :end].detach()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return None, *grad.split(ctx.channels, 1)
+
+
+class AveragePool(torch.autograd.Function):
+    """Average pooling that keeps nothing: its gradient depends on the shape of the input alone."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, pool: nn.AvgPool2d) -> Tensor:
+        ctx.pool, ctx.shape, ctx.format = pool, x.shape, memory_format(x)
+        return pool(x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        pool = ctx.pool
+        x = torch.empty(
+            ctx.shape, dtype=grad.dtype, device=grad.device, memory_format=ctx.format
+        )  # its values are never read
+        return _aten.avg_pool2d_backward(
+            grad,
+            x,
+            pool.kernel_size,
+            pool.stride,
+            pool.padding,
+            pool.ceil_mode,
+            pool.count_include_pad,
+            pool.divisor_override,
+        ), None
+
+
+class NormReluOperation(torch.autograd.Function):
+    """One or more stages of batch norm, ReLU and an operation, of which only the input is kept.
+
+    An operation is a convolution without bias or a max pooling. The backward pass computes norm and ReLU again from
+    the statistics of the forward pass, which are kept (two numbers per channel), so running statistics move once.
+    It computes every operation again but the last one's, whose output nobody needs.
+
+    ``NormReluOperation.apply(x, statistics, stages, *parameters)``: `stages` are pairs of ``nn.BatchNorm2d`` and
+    ``nn.Conv2d`` or ``nn.MaxPool2d``, `parameters` what :func:`parameters_of` says of them, and `statistics` those of
+    the batch `x`, or ``None`` if they are not known.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        statistics: Statistics | None,
+        stages: list[tuple[nn.BatchNorm2d, nn.Module]],
+        *parameters: Tensor | None,
+    ) -> Tensor:
+        kept, ctx.stages = [x, *parameters], []
+        for norm, operation in stages:
+            x, from_batch, mean, spread = _norm(dense(x), norm, statistics)
+            x = operation(x.relu_())
+            kept += [mean, spread]
+            ctx.stages.append((from_batch, norm.eps, operation, x.dtype))
+            statistics = None  # only those of the first input can be known beforehand
+        ctx.save_for_backward(*kept)
+        return x
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, *kept = ctx.saved_tensors
+        last = len(ctx.stages) - 1
+        forward = []
+        for i, (from_batch, eps, operation, dtype) in enumerate(ctx.stages):
+            weight, bias, kernel = kept[3 * i : 3 * i + 3]
+            mean, spread = kept[3 * len(ctx.stages) + 2 * i :][:2]
+            x = dense(x)
+            activated = _norm_again(x, weight, bias, from_batch, mean, spread, eps).relu_()
+            forward.append((x, activated, weight, kernel, mean, spread))
+            if i < last:
+                x = _convolve(operation, activated.to(dtype), kernel.to(dtype))
+
+        gradients: list[Tensor | None] = []
+        for i in range(last, -1, -1):
+            from_batch, eps, operation, _ = ctx.stages[i]
+            x, activated, weight, kernel, mean, spread = forward.pop()
+            needs_x = i > 0 or ctx.needs_input_grad[0]
+            needs_weight, needs_bias, needs_kernel = ctx.needs_input_grad[3 + 3 * i : 6 + 3 * i]
+            needs_norm = needs_x or needs_weight or needs_bias
+            grad, d_kernel = _operation_backward(
+                operation, grad, activated, kernel, needs_norm, needs_kernel
+            )
+            d_weight = d_bias = None
+            if needs_norm:
+                _aten.threshold_backward.grad_input(grad, activated, 0, grad_input=grad)
+                del activated
+                grad, d_weight, d_bias = _aten.native_batch_norm_backward(
+                    grad,
+                    x,
+                    weight,
+                    None if from_batch else mean,
+                    None if from_batch else spread,
+                    mean if from_batch else None,
+                    spread if from_batch else None,
+                    from_batch,
+                    eps,
+                    [needs_x, needs_weight, needs_bias],
+                )
+            gradients = [d_weight, d_bias, d_kernel, *gradients]
+        return (grad if ctx.needs_input_grad[0] else None), None, None, *gradients
+
+
+def parameters_of(stages: list[tuple[nn.BatchNorm2d, nn.Module]]) -> list[Tensor | None]:
+    """Weight and bias of the norm and weight of the operation, ``None`` for what is not there, stage by stage."""
+    return [
+        parameter
+        for norm, operation in stages
+        for parameter in (norm.weight, norm.bias, getattr(operation, "weight", None))
+    ]
+
+
+def _norm(
+    x: Tensor, norm: nn.BatchNorm2d, statistics: Statistics | None
+) -> tuple[Tensor, bool, Tensor, Tensor]:
+    """What ``norm(x)`` returns and does, and how to compute it again.
+
+    Returns:
+        the normalised x; whether it was normalised by the batch's own statistics; their mean; and their spread,
+        which is 1 / sqrt(variance + eps) of a batch, but the variance where running statistics were used.
+    """
+    if not (norm.training or norm.running_mean is None):
+        # Copies: by the time of the backward pass the running statistics may have moved on.
+        mean, spread = norm.running_mean.clone(), norm.running_var.clone()
+        return (
+            _norm_again(x, norm.weight, norm.bias, False, mean, spread, norm.eps),
+            False,
+            mean,
+            spread,
+        )
+
+    running_mean = running_var = None
+    share = 0.0
+    if norm.training and norm.track_running_stats and norm.running_mean is not None:
+        running_mean, running_var = norm.running_mean, norm.running_var
+        norm.num_batches_tracked.add_(1)
+        share = norm.momentum
+        if share is None:  # the average over all batches so far
+            share = 1.0 / norm.num_batches_tracked.item()
+
+    if statistics is None:
+        normalised, mean, spread = torch.native_batch_norm(
+            x, norm.weight, norm.bias, running_mean, running_var, True, share, norm.eps
+        )
+        return normalised, True, mean, spread
+
+    mean, var, unbiased = statistics
+    if running_mean is not None:
+        running_mean.mul_(1 - share).add_(share * mean)
+        running_var.mul_(1 - share).add_(unbiased, alpha=share)
+    if x.device.type == "cpu":  # where batch norm itself adds eps in float64
+        var = var.double()
+    dtype = x.dtype if norm.weight is None else norm.weight.dtype
+    mean, spread = mean.to(dtype), (var + norm.eps).rsqrt().to(dtype)
+    return _norm_again(x, norm.weight, norm.bias, True, mean, spread, norm.eps), True, mean, spread
+
+
+def _norm_again(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    from_batch: bool,
+    mean: Tensor,
+    spread: Tensor,
+    eps: float,
+) -> Tensor:
+    """Normalise x by statistics that are known; `from_batch`, `mean` and `spread` as :func:`_norm` returns them."""
+    if not from_batch:
+        return F.batch_norm(x, mean, spread, weight, bias, False, 0.0, eps)
+    # No operator takes a batch's statistics as given, but this is all that one would do with them: one scale and one
+    # shift per channel. Batch norm with mean 0 and variance 1 applies them in one pass, and to the last digit.
+    scale = spread if weight is None else spread * weight
+    shift = torch.addcmul(torch.zeros_like(mean) if bias is None else bias, mean, scale, value=-1)
+    return F.batch_norm(
+        x, torch.zeros_like(mean), torch.ones_like(mean), scale, shift, False, 0.0, 0.0
+    )
+
+
+def _convolve(convolution: nn.Conv2d, x: Tensor, kernel: Tensor) -> Tensor:
+    c = convolution
+    return F.conv2d(x, kernel, None, c.stride, c.padding, c.dilation, c.groups)
+
+
+def _operation_backward(
+    operation: nn.Module,
+    grad: Tensor,
+    x: Tensor,
+    kernel: Tensor | None,
+    needs_x: bool,
+    needs_kernel: bool,
+) -> tuple[Tensor | None, Tensor | None]:
+    """The gradients of a convolution's or a max pooling's input `x` and of its kernel."""
+    o = operation
+    if isinstance(o, nn.MaxPool2d):
+        # Pooling again finds the largest elements again; their indices are twice as large as numbers.
+        window = (o.kernel_size, o.stride, o.padding, o.dilation, o.ceil_mode)
+        indices = F.max_pool2d(x, *window, return_indices=True)[1]
+        return _aten.max_pool2d_with_indices_backward(grad, x, *window, indices), None
+    # Under AMP the convolution worked in the precision of its output.
+    d_x, d_kernel, _ = _aten.convolution_backward(
+        grad,
+        x.to(grad.dtype),
+        kernel.to(grad.dtype),
+        None,
+        o.stride,
+        o.padding,
+        o.dilation,
+        False,
+        [0, 0],
+        o.groups,
+        [needs_x, needs_kernel, False],
+    )
+    return (
+        None if d_x is None else d_x.to(x.dtype),
+        None if d_kernel is None else d_kernel.to(kernel.dtype),
+    )

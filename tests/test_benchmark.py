@@ -1,0 +1,35 @@
+"""The command `benchmark`."""
+
+import json
+
+from densenet_tutorial import benchmark
+from densenet_tutorial.__main__ import main
+
+
+def test_benchmark_memory_prints_a_table_and_writes_a_file(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(benchmark, "_resident_apart", lambda *model: None)
+    path = tmp_path / "memory.json"
+    options = "--model densenet_40_12 --image-size 8 --batch-size 2 --repeats 2 --device cpu"
+    main(["benchmark", "memory", *options.split(), "--output", str(path)])
+    printed = capsys.readouterr().out.splitlines()
+    results = json.loads(path.read_text())
+
+    names = ["ours", "ours, checkpoint", "ours, recompute", "ours, minimal"]
+    assert [figure["name"] for figure in results["figures"]] == names
+    for figure, line in zip(results["figures"], printed[2:], strict=True):
+        assert line.startswith(figure["name"])
+        assert len(figure["seconds"]) == 2
+    plain, *efficient = (figure["saved"] for figure in results["figures"])
+    assert all(saved < plain for saved in efficient)
+    assert results["figures"][0]["ratio"] == 1
+    assert results["machine"]["device"].startswith("cpu")
+    assert results["command"].endswith(f"{options.replace(' --device cpu', '')} --device cpu")
+
+
+def test_torchvisions_models_come_first_where_there_are_any():
+    assert list(benchmark.models("densenet121"))[:2] == [
+        "torchvision",
+        "torchvision, memory-efficient",
+    ]
+    model = benchmark.models("densenet121")["ours, minimal"]()
+    assert model.features.transition1.memory_efficient == "minimal"

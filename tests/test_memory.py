@@ -1,0 +1,509 @@
+"""The memory-efficient modes: the plain model's numbers, whatever is done with the model, and less memory."""
+
+import copy
+import io
+import platform
+import subprocess
+import sys
+import warnings
+from collections import Counter
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from densenet_tutorial import DenseBlock, DenseLayer, DenseNet, Transition, densenet, memory
+
+MODES = ("checkpoint", "recompute", "minimal")
+OWN = ("recompute", "minimal")
+SMALL = {"growth_rate": 4, "block_config": (2, 3), "num_init_features": 8, "num_classes": 5}
+
+each_mode = pytest.mark.parametrize("mode", MODES)
+each_own_mode = pytest.mark.parametrize("mode", OWN)
+
+
+def network(mode, **options):
+    """A small network; the same weights for every mode."""
+    torch.manual_seed(1)
+    model = DenseNet(**(SMALL | options), memory_efficient=mode)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):  # so that no norm is the identity
+            nn.init.uniform_(module.weight, -1, 2)
+            nn.init.normal_(module.bias)
+            nn.init.normal_(module.running_mean)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+    return model
+
+
+def images(requires_grad=True):
+    torch.manual_seed(2)
+    return torch.randn(3, 3, 36, 44).requires_grad_(requires_grad)
+
+
+def steps(model, x, *, amp=None):
+    """Everything that two training steps leave behind, by name."""
+    found = {}
+    for step in range(2):
+        torch.manual_seed(3 + step)  # of dropout
+        with torch.autocast("cpu", dtype=amp, enabled=amp is not None):
+            output = model(x)
+        found[f"output {step}"] = output.detach()
+        F.cross_entropy(output.float(), torch.tensor([0, 1, 2])).backward()
+    if x.requires_grad:
+        found["gradient of x"] = x.grad
+    for name, parameter in model.named_parameters():
+        found[f"gradient of {name}"] = parameter.grad
+    return found | {name: buffer.clone() for name, buffer in model.named_buffers()}
+
+
+def assert_same(found, expected, *, exact=("output", "gradient", "features")):
+    """Equal to the last bit, where names begin with one of `exact`, and where the compiler's choices are known."""
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        if value is None:
+            assert found[name] is None, name
+        elif name.startswith(exact) and platform.machine() == "x86_64":
+            assert torch.equal(found[name], value), name
+        else:
+            error = (found[name].double() - value.double()).norm()
+            assert error <= 1e-5 * value.double().norm() + 1e-7, name
+
+
+def in_eval_mode(model):
+    model.eval()
+
+
+def in_channels_last(model):
+    model.to(memory_format=torch.channels_last)
+
+
+def in_float64(model):
+    model.double()
+
+
+def frozen_norms(model):
+    for module in norms(model):
+        module.eval()
+
+
+def frozen_parameters(model):
+    model.features.denseblock1.requires_grad_(False)
+    model.features.denseblock2.denselayer2.norm1.requires_grad_(False)
+    model.features.denseblock2.denselayer2.conv2.requires_grad_(False)
+    model.features.transition1.conv.requires_grad_(False)
+
+
+def frozen_stem(model):
+    model.features.conv0.requires_grad_(False)
+    model.features.norm0.requires_grad_(False)
+
+
+def only_the_norms_learn(model):
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            module.requires_grad_(False)
+
+
+def norms_without_weights(model):
+    for module in norms(model):
+        module.affine, module.weight, module.bias = False, None, None
+
+
+def norms_that_do_not_track(model):
+    for module in norms(model):
+        module.track_running_stats = False
+        module.running_mean = module.running_var = module.num_batches_tracked = None
+    model.features.denseblock1.eval()
+
+
+def norms_that_average_all_batches(model):
+    for module in norms(model):
+        module.momentum = None
+
+
+def other_norms_here_and_there(model):
+    model.features.transition1.norm = nn.GroupNorm(2, 16)
+    model.features.denseblock2.denselayer2.norm2 = nn.Identity()
+
+
+def norms(model):
+    return [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+
+
+def nothing(model):
+    pass
+
+
+@each_mode
+@pytest.mark.parametrize(
+    "change",
+    [
+        nothing,
+        in_eval_mode,
+        in_channels_last,
+        in_float64,
+        frozen_norms,
+        frozen_parameters,
+        frozen_stem,
+        only_the_norms_learn,
+        norms_without_weights,
+        norms_that_do_not_track,
+        norms_that_average_all_batches,
+        other_norms_here_and_there,
+    ],
+)
+@pytest.mark.parametrize("x_requires_grad", [True, False])
+def test_outputs_gradients_and_buffers_are_the_plain_models(mode, change, x_requires_grad):
+    results = []
+    for memory_efficient in (False, mode):
+        model = network(memory_efficient)
+        change(model)
+        x = images().to(next(model.parameters()).dtype).detach().requires_grad_(x_requires_grad)
+        results.append(steps(model, x))
+    # In float64 the running variance takes another path to the same digits, all but the last.
+    exact = ("output", "gradient") if change is in_float64 else ("output", "gradient", "features")
+    assert_same(results[1], results[0], exact=exact)
+
+
+@each_mode
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"drop_rate": 0.3},
+        {"bn_size": None},
+        {"stem": "cifar"},
+        {"stem": "cifar", "drop_rate": 0.3, "bn_size": None},
+        {"block_config": (1,)},
+        {"compression": 1.0, "in_channels": 3, "block_config": (1, 1, 2)},
+    ],
+)
+def test_every_kind_of_network_gives_the_plain_numbers(mode, options):
+    plain, efficient = network(False, **options), network(mode, **options)
+    assert list(plain.state_dict()) == list(efficient.state_dict())
+    assert_same(steps(efficient, images()), steps(plain, images()))
+
+
+@each_mode
+@pytest.mark.parametrize("amp", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("change", [nothing, in_channels_last])
+def test_mixed_precision_gives_the_plain_numbers(mode, amp, change):
+    results = []
+    for memory_efficient in (False, mode):
+        model = network(memory_efficient)
+        change(model)
+        results.append(steps(model, images(), amp=amp))
+    assert all(value.dtype != amp for name, value in results[1].items() if "gradient" in name)
+    assert_same(results[1], results[0], exact=("output", "gradient"))
+
+
+@each_mode
+def test_true_gradients_by_finite_differences(mode):
+    torch.manual_seed(0)
+    block = DenseBlock(2, 3, 2, 2, 0.0, mode)
+    model = nn.Sequential(block, Transition(7, 3, memory_efficient=mode)).double()
+    names = [name for name, _ in model.named_parameters()]
+
+    def function(x, *parameters):
+        return torch.func.functional_call(model, dict(zip(names, parameters)), (x,))
+
+    x = torch.randn(2, 3, 4, 5, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(function, (x, *model.parameters()))
+
+
+@each_mode
+def test_a_layer_alone_takes_a_tensor_or_a_list(mode):
+    torch.manual_seed(0)
+    plain = DenseLayer(12, 4, 4, 0.0)
+    efficient = DenseLayer(12, 4, 4, 0.0, mode)
+    efficient.load_state_dict(plain.state_dict())
+    pieces = [torch.randn(2, 8, 5, 7, requires_grad=True), torch.randn(2, 4, 5, 7)]
+    for input in (pieces, torch.cat(pieces, 1).detach()):
+        gradients = []
+        for layer in (plain, efficient):
+            layer.zero_grad()
+            pieces[0].grad = None
+            layer(input).square().sum().backward()
+            gradients.append([pieces[0].grad, *(p.grad for p in layer.parameters())])
+        for a, b in zip(*gradients):
+            assert (a is None and b is None) or torch.equal(a, b)
+
+
+@each_mode
+def test_without_gradients_nothing_is_kept_and_the_numbers_are_the_same(mode):
+    plain, efficient = network(False), network(mode)
+    for context in (torch.no_grad, torch.inference_mode):
+        with context():
+            assert torch.equal(efficient(images()), plain(images()))
+    assert all(torch.equal(a, b) for a, b in zip(plain.buffers(), efficient.buffers(), strict=True))
+
+
+@each_mode
+def test_two_forward_passes_before_the_backward_passes(mode):
+    results = []
+    for model in (network(False), network(mode)):
+        first, second = model(images()), model(images().flip(0))
+        first.sum().backward()
+        second.square().sum().backward()
+        results.append([*(p.grad for p in model.parameters()), *model.buffers()])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+@each_mode
+def test_a_second_backward_pass_raises_the_usual_error(mode):
+    model = network(mode)
+    loss = model(images()).sum()
+    loss.backward(retain_graph=True)
+    once = [parameter.grad.clone() for parameter in model.parameters()]
+    loss.backward()
+    for parameter, gradient in zip(model.parameters(), once):
+        torch.testing.assert_close(parameter.grad, 2 * gradient)
+    with pytest.raises(RuntimeError, match="backward through the graph a second time"):
+        loss.backward()
+
+
+@each_own_mode
+def test_a_gradient_of_a_gradient_is_refused(mode):
+    x = images()
+    (gradient,) = torch.autograd.grad(network(mode)(x).sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
+
+
+@each_own_mode
+def test_changing_the_feature_maps_in_place_is_an_error_not_a_wrong_gradient(mode):
+    output = DenseBlock(3, 8, 4, 4, 0.0, mode)(torch.randn(2, 8, 6, 6))
+    output.mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        output.sum().backward()
+
+
+@each_mode
+def test_a_batch_without_variance_is_refused_as_ever(mode):
+    with pytest.raises(ValueError, match="Expected more than 1 value per channel"):
+        Transition(8, 4, memory_efficient=mode)(torch.randn(1, 8, 1, 1))
+    with pytest.raises(ValueError, match="Expected more than 1 value per channel"):
+        DenseLayer(8, 4, 4, 0.0, mode)(torch.randn(1, 8, 1, 1))
+
+
+@each_mode
+def test_a_copy_stands_on_its_own(mode):
+    model = network(mode)
+    model(images()).sum().backward()
+    model.zero_grad()
+    copied = copy.deepcopy(model)
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    loaded = torch.load(file, weights_only=False)
+    expected = steps(model, images())
+    assert_same(steps(copied, images()), expected)
+    assert_same(steps(loaded, images()), expected)
+
+
+def watch(model, pattern):
+    """Hook what has `pattern` in its name; returns what the hooks see, and the outputs with copies of them."""
+    seen, held = {}, []
+
+    def hook(name, module):
+        def forward(module, inputs, output):
+            seen.setdefault(f"forward {name}", output.detach().clone())
+            held.append((output, output.clone()))
+
+        def backward(module, grad_inputs, grad_outputs):
+            seen[f"backward {name}"] = grad_outputs[0].clone()
+
+        module.register_forward_hook(forward)
+        module.register_full_backward_hook(backward)
+
+    for name, module in model.named_modules():
+        if pattern in name.split(".")[-1]:
+            hook(name, module)
+    return seen, held
+
+
+@each_mode
+@pytest.mark.parametrize(
+    "pattern", ["denselayer", "denseblock", "transition1", "norm", "conv", "relu", "pool", ""]
+)
+def test_hooks_see_what_they_see_in_the_plain_model(mode, pattern):
+    results = []
+    for memory_efficient in (False, mode):
+        model = network(memory_efficient)
+        seen, held = watch(model, pattern)
+        seen |= steps(model, images())
+        assert all(torch.equal(output, copy) for output, copy in held)
+        results.append(seen)
+    assert len(results[0]) > 20
+    assert_same(results[1], results[0])
+
+
+@each_mode
+def test_a_hook_may_replace_what_a_layer_returns(mode):
+    results = []
+    for memory_efficient in (False, mode):
+        model = network(memory_efficient)
+        model.features.denseblock1.denselayer1.register_forward_hook(lambda m, i, o: o * 2)
+        model.features.denseblock1.register_forward_hook(lambda m, i, o: o + 1)
+        results.append(steps(model, images()))
+    assert_same(results[1], results[0])
+
+
+@each_own_mode
+def test_synchronised_norms_run_as_they_are_with_one_warning(mode):
+    memory._warn.cache_clear()
+    plain, efficient = (
+        nn.SyncBatchNorm.convert_sync_batchnorm(network(m)).eval() for m in (False, mode)
+    )
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = steps(efficient, images())
+    assert [str(w.message) for w in caught if "SyncBatchNorm" in str(w.message)] == [
+        str(caught[0].message)
+    ]
+    assert_same(found, steps(plain, images()))
+
+
+@each_mode
+def test_torch_compile_gives_the_plain_numbers(mode):
+    torch._dynamo.reset()
+    memory._warn.cache_clear()
+    options = {"block_config": (2, 2), "stem": "cifar"}
+    model = network(mode, **options)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = steps(torch.compile(model, backend="aot_eager", fullgraph=True), images())
+    ours = [str(w.message) for w in caught if "memory_efficient" in str(w.message)]
+    assert len(ours) == 1
+    expected = steps(network(False, **options), images())
+    found = {name.replace("_orig_mod.", ""): value for name, value in found.items()}
+    assert_same(found, expected, exact=())
+
+
+def distributed_steps(rank, processes, folder):
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=processes
+    )
+    x = torch.randn(processes, 3, 3, 36, 44, generator=torch.Generator().manual_seed(0))[rank]
+    found = {mode: steps(DistributedDataParallel(network(mode)), x) for mode in (False, *MODES)}
+    torch.distributed.destroy_process_group()
+    torch.save(found, f"{folder}/{rank}.pt")
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no distributed")
+@pytest.mark.parametrize("processes", [1, 2])
+def test_distributed_data_parallel_gives_the_plain_numbers(processes, tmp_path):
+    if processes == 1:
+        distributed_steps(0, 1, tmp_path)
+    else:
+        torch.multiprocessing.spawn(distributed_steps, (2, tmp_path), nprocs=2)
+    gradients = []
+    for rank in range(processes):
+        found = torch.load(tmp_path / f"{rank}.pt")
+        gradients.append(found[False]["gradient of module.features.conv0.weight"])
+        for mode in MODES:
+            assert_same(found[mode], found[False])
+    assert all(torch.equal(gradient, gradients[0]) for gradient in gradients)
+
+
+class Convolutions(TorchDispatchMode):
+    """Counts convolutions, forward and backward."""
+
+    def __init__(self):
+        super().__init__()
+        self.counts = Counter()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function._overloadpacket in (
+            torch.ops.aten.convolution,
+            torch.ops.aten.convolution_backward,
+        ):
+            self.counts[function._overloadpacket.__name__] += 1
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    ("mode", "again"), [(False, 0), ("checkpoint", 0), ("recompute", 0), ("minimal", 5)]
+)
+def test_no_convolution_runs_twice_but_the_bottlenecks(mode, again):
+    # PyTorch's checkpointing stops as soon as it has what the backward pass needs: here, before the convolution.
+    model = network(mode)
+    with Convolutions() as convolutions:
+        model(images()).sum().backward()
+    number = sum(isinstance(module, nn.Conv2d) for module in model.modules())
+    assert convolutions.counts == {
+        "convolution": number + again,
+        "convolution_backward": number,
+    }
+
+
+@pytest.mark.parametrize(("mode", "most"), [("checkpoint", 60), ("recompute", 32), ("minimal", 16)])
+def test_densenet121_holds_no_more_than_promised(mode, most):
+    model = densenet("densenet121", memory_efficient=mode)
+    held = memory.saved_activation_bytes(model, torch.randn(2, 3, 224, 224))
+    assert held / 2 / 2**20 <= most
+
+
+@pytest.mark.parametrize(("mode", "share"), [("recompute", 1 / 4), ("minimal", 1 / 8)])
+def test_a_cifar_network_holds_a_fraction(mode, share):
+    def held(memory_efficient):
+        model = densenet("densenet_bc_100_12", memory_efficient=memory_efficient)
+        return memory.saved_activation_bytes(model, torch.randn(2, 3, 32, 32))
+
+    assert held(mode) < share * held(False)
+
+
+@pytest.mark.parametrize("mode", [False, *OWN])
+def test_memory_grows_linearly_with_depth(mode):
+    def held(num_layers):
+        block = DenseBlock(num_layers, 8, 4, 4, 0.0, mode)
+        return memory.saved_activation_bytes(block, torch.randn(2, 8, 32, 32))
+
+    first, second = held(16) - held(8), held(24) - held(16)
+    if mode:
+        assert second == pytest.approx(first, rel=0.01)
+    else:
+        assert second > 1.2 * first
+
+
+def test_saved_bytes_count_each_storage_once_and_no_parameter():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 5, 1), nn.BatchNorm2d(5))
+    before = copy.deepcopy(model.state_dict())
+    relu, convolved, statistics = 2 * 4 * 8 * 8, 2 * 5 * 8 * 8, 2 * 5
+    # ReLU and the convolution behind it keep the same tensor; the input and the weights are there anyway.
+    saved = memory.saved_activation_bytes(model, torch.randn(2, 3, 10, 10))
+    assert saved == 4 * (relu + convolved + statistics)
+    assert all(torch.equal(a, b) for a, b in zip(before.values(), model.state_dict().values()))
+
+
+RESIDENT = """
+import torch
+from densenet_tutorial import benchmark, densenet, memory
+for mode in ("minimal", "checkpoint"):
+    model = densenet("densenet_bc", block_config=(4, 4, 4), memory_efficient=mode)
+    x = torch.randn(64, 3, 32, 32)
+    print(benchmark.resident_bytes(model, x), memory.saved_activation_bytes(model, x))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="resident memory is read from /proc")
+def test_saved_bytes_agree_with_resident_memory():
+    run = subprocess.run(
+        [sys.executable, "-c", RESIDENT], capture_output=True, text=True, check=True
+    )
+    for line in run.stdout.splitlines():
+        resident, saved = map(int, line.split())
+        assert saved == pytest.approx(resident, rel=0.03)
+
+
+@pytest.mark.filterwarnings("ignore:`?torch.jit:FutureWarning", "ignore::DeprecationWarning")
+@each_own_mode
+@pytest.mark.parametrize(
+    "part", ["", "features", "features.transition1", "features.denseblock1.denselayer1"]
+)
+def test_scripting_is_refused_in_words(mode, part):
+    with pytest.raises(RuntimeError, match=f"memory_efficient={mode!r}"):
+        torch.jit.script(network(mode).get_submodule(part))
