@@ -22,9 +22,9 @@ from densenet_tutorial.memory_functions import (
     Append,
     AveragePool,
     NormReluOperation,
-    Statistics,
     batch_statistics,
     dense,
+    empty_statistics,
     memory_format,
     parameters_of,
 )
@@ -131,26 +131,28 @@ def grow(features: Tensor, layers: Iterable[Callable[[Tensor], Tensor]], channel
         device=features.device,
         memory_format=memory_format(features),
     )
-    pieces = [batch_statistics(features.detach())]
-    features = Append.apply(buffer, features)
+    statistics = empty_statistics(buffer)
+    features = _append(buffer, statistics, features)
     for layer in layers:
-        _remember(features, pieces)
-        maps = layer(features)
-        pieces.append(batch_statistics(maps.detach().to(buffer.dtype)))
-        features = Append.apply(buffer, features, maps)
-    _remember(features, pieces)
+        features = _append(buffer, statistics, features, layer(features))
     return features
 
 
-def _remember(x: Tensor, pieces: list[Statistics]) -> None:
-    """Leave the statistics of x with x, for :func:`_recomputed` to find."""
-    x.batch_statistics = (x._version, *(torch.cat(values) for values in zip(*pieces)))
+def _append(buffer: Tensor, statistics: Tensor, *pieces: Tensor) -> Tensor:
+    """Write the last piece into `buffer`, its statistics into `statistics`; leave with the result what is known of it."""
+    x = Append.apply(buffer, *pieces)
+    end = x.shape[1]
+    start = end - pieces[-1].shape[1]
+    # Through `.data`, as in Append: what earlier layers have kept of `statistics` stays as it is.
+    statistics.data[:, start:end] = batch_statistics(pieces[-1].detach().to(buffer.dtype))
+    x.batch_statistics = (x._version, statistics[:, :end])  # for _recomputed to find
+    return x
 
 
-def _remembered(x: Tensor) -> Statistics | None:
+def _remembered(x: Tensor) -> Tensor | None:
     """The statistics that were left with x, unless x has changed since."""
-    version, *statistics = getattr(x, "batch_statistics", (None,))
-    return tuple(statistics) if version == x._version else None
+    version, statistics = getattr(x, "batch_statistics", (None, None))
+    return statistics if version == x._version else None
 
 
 def _plain(modules: Iterable[nn.Module], x: Tensor) -> Tensor:

@@ -11,11 +11,14 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-#: Of every channel over a batch: its mean, its variance, and the estimate of the variance that running statistics
-#: take up, with N - 1 in place of N.
-Statistics = tuple[Tensor, Tensor, Tensor]
-
 _aten = torch.ops.aten
+
+#: By what a norm normalised, and so what is kept of it with the mean.
+RUNNING_VARIANCE, BATCH_VARIANCE, BATCH_SPREAD = (
+    "running variance",
+    "batch variance",
+    "batch spread",
+)
 
 
 def memory_format(x: Tensor) -> torch.memory_format:
@@ -28,17 +31,28 @@ def dense(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=memory_format(x))
 
 
-def batch_statistics(x: Tensor) -> Statistics:
-    """The statistics of each channel of x, to the last digit as batch norm computes them on a CPU."""
+def batch_statistics(x: Tensor) -> Tensor:
+    """Of each channel of x, over the batch: (3, C), to the last digit as batch norm computes them on a CPU.
+
+    Row 0 is the mean, row 1 the variance, row 2 the estimate of the variance that running statistics take up, with
+    N - 1 in place of N.
+    """
+    found = empty_statistics(x)
     if x.device.type in ("cpu", "cuda"):
-        dtype = torch.promote_types(x.dtype, torch.float32)
-        running = torch.zeros((2, x.shape[1]), dtype=dtype, device=x.device)
         # Moved all the way, the running statistics are those of this batch.
-        mean, var = torch.batch_norm_update_stats(x, running[0], running[1], 1.0)
-        return mean, var, running[1]
-    count = x.numel() // x.shape[1]
-    var, mean = torch.var_mean(x.float(), dim=(0, 2, 3), correction=0)
-    return mean, var, var * (count / (count - 1))
+        found.zero_()
+        _, found[1] = torch.batch_norm_update_stats(x, found[0], found[2], 1.0)
+    else:
+        count = x.numel() // x.shape[1]
+        found[1], found[0] = torch.var_mean(x.float(), dim=(0, 2, 3), correction=0)
+        found[2] = found[1] * (count / (count - 1))
+    return found
+
+
+def empty_statistics(x: Tensor) -> Tensor:
+    """Room for what :func:`batch_statistics` returns for x."""
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    return torch.empty((3, x.shape[1]), dtype=dtype, device=x.device)
 
 
 class Append(torch.autograd.Function):
@@ -107,16 +121,16 @@ class NormReluOperation(torch.autograd.Function):
     def forward(
         ctx: Any,
         x: Tensor,
-        statistics: Statistics | None,
+        statistics: Tensor | None,
         stages: list[tuple[nn.BatchNorm2d, nn.Module]],
         *parameters: Tensor | None,
     ) -> Tensor:
         kept, ctx.stages = [x, *parameters], []
         for norm, operation in stages:
-            x, from_batch, mean, spread = _norm(dense(x), norm, statistics)
+            x, source, mean, spread = _norm(dense(x), norm, statistics)
             x = operation(x.relu_())
             kept += [mean, spread]
-            ctx.stages.append((from_batch, norm.eps, operation, x.dtype))
+            ctx.stages.append((source, norm.eps, operation, x.dtype))
             statistics = None  # only those of the first input can be known beforehand
         ctx.save_for_backward(*kept)
         return x
@@ -127,18 +141,21 @@ class NormReluOperation(torch.autograd.Function):
         x, *kept = ctx.saved_tensors
         last = len(ctx.stages) - 1
         forward = []
-        for i, (from_batch, eps, operation, dtype) in enumerate(ctx.stages):
+        for i, (source, eps, operation, dtype) in enumerate(ctx.stages):
             weight, bias, kernel = kept[3 * i : 3 * i + 3]
             mean, spread = kept[3 * len(ctx.stages) + 2 * i :][:2]
             x = dense(x)
-            activated = _norm_again(x, weight, bias, from_batch, mean, spread, eps).relu_()
+            if source == BATCH_VARIANCE:
+                mean, spread = _mean_and_spread(mean, spread, eps, x, weight)
+            activated = _norm_again(x, weight, bias, source, mean, spread, eps).relu_()
             forward.append((x, activated, weight, kernel, mean, spread))
             if i < last:
                 x = _convolve(operation, activated.to(dtype), kernel.to(dtype))
 
         gradients: list[Tensor | None] = []
         for i in range(last, -1, -1):
-            from_batch, eps, operation, _ = ctx.stages[i]
+            source, eps, operation, _ = ctx.stages[i]
+            from_batch = source != RUNNING_VARIANCE
             x, activated, weight, kernel, mean, spread = forward.pop()
             needs_x = i > 0 or ctx.needs_input_grad[0]
             needs_weight, needs_bias, needs_kernel = ctx.needs_input_grad[3 + 3 * i : 6 + 3 * i]
@@ -176,23 +193,19 @@ def parameters_of(stages: list[tuple[nn.BatchNorm2d, nn.Module]]) -> list[Tensor
 
 
 def _norm(
-    x: Tensor, norm: nn.BatchNorm2d, statistics: Statistics | None
-) -> tuple[Tensor, bool, Tensor, Tensor]:
+    x: Tensor, norm: nn.BatchNorm2d, statistics: Tensor | None
+) -> tuple[Tensor, str, Tensor, Tensor]:
     """What ``norm(x)`` returns and does, and how to compute it again.
 
     Returns:
-        the normalised x; whether it was normalised by the batch's own statistics; their mean; and their spread,
-        which is 1 / sqrt(variance + eps) of a batch, but the variance where running statistics were used.
+        the normalised x; which statistics it was normalised by; their mean; and what that source names, a variance
+        or a spread, which is 1 / sqrt(variance + eps).
     """
     if not (norm.training or norm.running_mean is None):
         # Copies: by the time of the backward pass the running statistics may have moved on.
-        mean, spread = norm.running_mean.clone(), norm.running_var.clone()
-        return (
-            _norm_again(x, norm.weight, norm.bias, False, mean, spread, norm.eps),
-            False,
-            mean,
-            spread,
-        )
+        mean, var = norm.running_mean.clone(), norm.running_var.clone()
+        normalised = _norm_again(x, norm.weight, norm.bias, RUNNING_VARIANCE, mean, var, norm.eps)
+        return normalised, RUNNING_VARIANCE, mean, var
 
     running_mean = running_var = None
     share = 0.0
@@ -207,30 +220,39 @@ def _norm(
         normalised, mean, spread = torch.native_batch_norm(
             x, norm.weight, norm.bias, running_mean, running_var, True, share, norm.eps
         )
-        return normalised, True, mean, spread
+        return normalised, BATCH_SPREAD, mean, spread
 
     mean, var, unbiased = statistics
     if running_mean is not None:
         running_mean.mul_(1 - share).add_(share * mean)
         running_var.mul_(1 - share).add_(unbiased, alpha=share)
+    again = _mean_and_spread(mean, var, norm.eps, x, norm.weight)
+    normalised = _norm_again(x, norm.weight, norm.bias, BATCH_SPREAD, *again, norm.eps)
+    # The variance, not the spread: all layers of a block share one tensor of variances.
+    return normalised, BATCH_VARIANCE, mean, var
+
+
+def _mean_and_spread(
+    mean: Tensor, var: Tensor, eps: float, x: Tensor, weight: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Mean and spread of the batch x, from its mean and variance, as batch norm has them."""
     if x.device.type == "cpu":  # where batch norm itself adds eps in float64
         var = var.double()
-    dtype = x.dtype if norm.weight is None else norm.weight.dtype
-    mean, spread = mean.to(dtype), (var + norm.eps).rsqrt().to(dtype)
-    return _norm_again(x, norm.weight, norm.bias, True, mean, spread, norm.eps), True, mean, spread
+    dtype = x.dtype if weight is None else weight.dtype
+    return mean.to(dtype), (var + eps).rsqrt().to(dtype)
 
 
 def _norm_again(
     x: Tensor,
     weight: Tensor | None,
     bias: Tensor | None,
-    from_batch: bool,
+    source: str,
     mean: Tensor,
     spread: Tensor,
     eps: float,
 ) -> Tensor:
-    """Normalise x by statistics that are known; `from_batch`, `mean` and `spread` as :func:`_norm` returns them."""
-    if not from_batch:
+    """Normalise x by known statistics; by those of the batch if `spread` is a spread, else by running ones."""
+    if source == RUNNING_VARIANCE:
         return F.batch_norm(x, mean, spread, weight, bias, False, 0.0, eps)
     # No operator takes a batch's statistics as given, but this is all that one would do with them: one scale and one
     # shift per channel. Batch norm with mean 0 and variance 1 applies them in one pass, and to the last digit.

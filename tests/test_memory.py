@@ -456,17 +456,25 @@ def test_a_cifar_network_holds_a_fraction(mode, share):
     assert held(mode) < share * held(False)
 
 
-@pytest.mark.parametrize("mode", [False, *OWN])
-def test_memory_grows_linearly_with_depth(mode):
+@each_own_mode
+def test_memory_is_that_of_the_feature_maps_and_grows_linearly_with_depth(mode):
     def held(num_layers):
-        block = DenseBlock(num_layers, 8, 4, 4, 0.0, mode)
+        block = DenseBlock(num_layers, 8, 2, 4, 0.0, mode)
+        return memory.saved_activation_bytes(block, torch.randn(2, 8, 6, 6)) / 4
+
+    maps, pixels = 8 + 4 * 10, 2 * 6 * 6
+    bottlenecks = 0 if mode == "minimal" else 10 * 8 * pixels
+    statistics = 3 * maps + 10 * 2 * 8  # of the feature maps; of each bottleneck
+    assert held(10) == maps * pixels + bottlenecks + statistics
+    assert held(200) - held(110) == held(110) - held(20)
+
+
+def test_memory_of_the_plain_model_grows_faster_than_depth():
+    def held(num_layers):
+        block = DenseBlock(num_layers, 8, 4, 4, 0.0)
         return memory.saved_activation_bytes(block, torch.randn(2, 8, 32, 32))
 
-    first, second = held(16) - held(8), held(24) - held(16)
-    if mode:
-        assert second == pytest.approx(first, rel=0.01)
-    else:
-        assert second > 1.2 * first
+    assert held(24) - held(16) > 1.2 * (held(16) - held(8))
 
 
 def test_saved_bytes_count_each_storage_once_and_no_parameter():
