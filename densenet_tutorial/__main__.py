@@ -254,7 +254,9 @@ def _add_benchmark(commands: Any) -> None:
         "memory",
         help="memory and time of a training step, of every memory-efficient mode",
         description="Memory that a training step holds between forward and backward, and the time that it takes: "
-        "torchvision's model, plain and memory-efficient, and each of our modes, in turns.",
+        "torchvision's model, plain and memory-efficient, and each of our modes, in turns. Memory is in MiB per image: "
+        "what autograd saves; by how much the process, or what it has allocated on the GPU, grows; on a GPU also the "
+        "peak of a step, and the largest batch that fits. Ratio is that of the median times.",
     )
     of_memory.set_defaults(run=_benchmark_memory)
     of_memory.add_argument("--model", choices=network.CONFIGS, default="densenet121", metavar="MODEL", help="default: %(default)s")  # fmt: skip
@@ -262,7 +264,7 @@ def _add_benchmark(commands: Any) -> None:
     of_memory.add_argument("--batch-size", type=int, default=8, metavar="N", help="images per step (default: %(default)s)")  # fmt: skip
     of_memory.add_argument("--repeats", type=int, default=10, metavar="N", help="steps of each model that are timed (default: %(default)s)")  # fmt: skip
     of_memory.add_argument("--device", choices=environment.DEVICES, help="default: DENSENET_TUTORIAL_DEVICE, else auto")  # fmt: skip
-    of_memory.add_argument("--output", type=Path, metavar="FILE", help="a JSON file with all figures")  # fmt: skip
+    of_memory.add_argument("--output", type=Path, metavar="FILE", help="a JSON file with all figures; the table goes to a .csv beside it")  # fmt: skip
 
 
 def _benchmark_memory(options: argparse.Namespace) -> None:
@@ -278,12 +280,13 @@ def _benchmark_memory(options: argparse.Namespace) -> None:
     figures = benchmark.compare_memory(
         setting["model"], **{name: value for name, value in setting.items() if name != "model"}
     )
-    print(benchmark.memory_table(figures, options.batch_size))
+    rows = benchmark.memory_rows(figures, options.batch_size)
+    print(benchmark.as_text(rows))
     if options.output:
         command = "python -m densenet_tutorial benchmark memory " + " ".join(
             f"--{name.replace('_', '-')} {value}" for name, value in setting.items()
         )
-        benchmark.write_results(options.output, command, setting, figures)
+        benchmark.write_results(options.output, command, setting, figures, rows)
 
 
 def _add_env(commands: Any) -> None:

@@ -3,15 +3,17 @@
 All models stand in one process and take turns, so that a change of the machine's load or temperature meets all of them.
 """
 
+import csv
 import ctypes
 import gc
+import io
 import json
 import multiprocessing
 import os
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -34,12 +36,13 @@ class MemoryFigures:
     Attributes:
         name: whose model, and its `memory_efficient`.
         saved: bytes that autograd holds between forward and backward (:func:`memory.saved_activation_bytes`).
-        resident: bytes by which the forward pass makes the process grow (on a GPU, what it has allocated there);
-            ``None`` where the system does not say.
-        peak: most bytes allocated on the GPU during a step, with the model; ``None`` on a CPU.
-        largest_batch: images that fit on the GPU for one step, to within an eighth; ``None`` on a CPU.
+        resident: bytes by which the forward pass makes the process grow (on a GPU, what it has allocated there).
+        peak: most bytes allocated on the GPU during a step, with the model.
+        largest_batch: images that fit on the GPU for one step, to within an eighth.
         seconds: of the repeated steps, in order.
         ratio: the median of `seconds`, divided by that of the first model.
+
+    What was not measured is ``None``, such as `peak` and `largest_batch` on a CPU.
     """
 
     name: str
@@ -71,8 +74,12 @@ def compare_memory(
     image_size: int = 224,
     repeats: int = 10,
     device: torch.device | str = "cpu",
+    quick: bool = False,
 ) -> list[MemoryFigures]:
-    """Memory and time of a training step of each of :func:`models`."""
+    """Memory and time of a training step of each of :func:`models`.
+
+    If `quick`, what is saved and the seconds alone: the rest takes a fresh process for every model, or fills the GPU.
+    """
     device = torch.device(device)
     shape = (batch_size, 3, image_size, image_size)
     x = torch.randn(shape, device=device)
@@ -82,16 +89,20 @@ def compare_memory(
 
     found = []
     for (label, model), times in zip(built.items(), seconds, strict=True):
-        on_gpu = device.type == "cuda"
+        resident = peak = largest_batch = None
+        if device.type == "cuda" and not quick:
+            resident = resident_bytes(model, x)
+            peak = _peak_bytes(model, x)
+            largest_batch = _largest_batch(model, x)
+        elif not quick:
+            resident = _resident_apart(name, label, shape)
         found.append(
             MemoryFigures(
                 name=label,
                 saved=memory.saved_activation_bytes(model, x),
-                resident=resident_bytes(model, x)
-                if on_gpu
-                else _resident_apart(name, label, shape),
-                peak=_peak_bytes(model, x) if on_gpu else None,
-                largest_batch=_largest_batch(model, x) if on_gpu else None,
+                resident=resident,
+                peak=peak,
+                largest_batch=largest_batch,
                 seconds=times,
                 ratio=statistics.median(times) / first,
             )
@@ -190,16 +201,13 @@ def _largest_batch(model: nn.Module, x: Tensor) -> int:
     return fitting
 
 
-def memory_table(figures: list[MemoryFigures], batch_size: int) -> str:
-    """The figures as a table, memory per image."""
+def memory_rows(figures: list[MemoryFigures], batch_size: int) -> list[tuple[str, ...]]:
+    """The figures as the rows of a table with a heading, memory in MiB per image."""
 
     def mib(value: int | None) -> str:
         return "–" if value is None else f"{value / batch_size / _MIB:.1f}"
 
-    rows = [
-        ("model", "saved", "resident", "peak", "largest", "step", "from", "to", "ratio"),
-        ("", "MiB/image", "MiB/image", "MiB/image", "batch", "s", "s", "s", ""),
-    ]
+    rows = [("Model", "Saved", "Resident", "Peak", "Batch", "Step, s", "from", "to", "Ratio")]
     for f in figures:
         times = (statistics.median(f.seconds), min(f.seconds), max(f.seconds))
         rows.append(
@@ -211,6 +219,11 @@ def memory_table(figures: list[MemoryFigures], batch_size: int) -> str:
                 f"{f.ratio:.2f}",
             )
         )
+    return rows
+
+
+def as_text(rows: list[tuple[str, ...]]) -> str:
+    """`rows` as lines, with columns as wide as they need to be."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(f"{cell:>{width}}" if i else f"{cell:<{width}}" for i, (cell, width) in cells)
@@ -218,13 +231,22 @@ def memory_table(figures: list[MemoryFigures], batch_size: int) -> str:
     )
 
 
-def write_results(path: str | Path, command: str, setting: dict[str, Any], figures: Any) -> None:
-    """Write a results file: the figures, and what they were measured with, on and when."""
+def write_results(
+    path: str | Path,
+    command: str,
+    setting: dict[str, Any],
+    figures: Sequence[Any],
+    rows: list[tuple[str, ...]],
+) -> None:
+    """Write the figures, and what they were measured with, on and when, to `path`; and `rows` to a .csv beside it."""
     content = {
         "command": command,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "setting": setting,
         "machine": dict(line.split(": ", 1) for line in environment.report().splitlines()),
+        "setting": setting,
         "figures": [asdict(figure) for figure in figures],
     }
     files.write(path, json.dumps(content, indent=1, ensure_ascii=False).encode() + b"\n")
+    table = io.StringIO()
+    csv.writer(table, lineterminator="\n").writerows(rows)
+    files.write(Path(path).with_suffix(".csv"), table.getvalue().encode())

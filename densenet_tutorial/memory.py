@@ -39,6 +39,11 @@ def recomputes(mode: bool | str) -> bool:
     return mode in ("recompute", "minimal") and _applies(mode)
 
 
+def _checkpoints(mode: bool | str) -> bool:
+    """Whether `mode` is to checkpoint."""
+    return mode in (True, "checkpoint") and _applies(mode)
+
+
 def _applies(mode: bool | str) -> bool:
     """Whether `mode` has anything to do. Without gradients nothing is kept anyway.
 
@@ -67,13 +72,12 @@ def sequence(modules: Iterable[nn.Module], inputs: list[Tensor], mode: bool | st
         output: what the last module returns.
     """
     modules = list(modules)
-    if mode in (True, "checkpoint") and _applies(mode):
-        first, rest = modules[:3], modules[3:]
-        return _plain(
-            rest, checkpointed(lambda *x: _plain(first, torch.cat(x, 1)), inputs, first[0])
-        )
-    x = inputs[0] if len(inputs) == 1 else torch.cat(inputs, 1)
-    return _recomputed(modules, x, mode) if recomputes(mode) else _plain(modules, x)
+    if _checkpoints(mode):
+        first, modules = modules[:3], modules[3:]
+        x = checkpointed(lambda *x: _relu_over_norm(first, torch.cat(x, 1)), inputs, first[0])
+    else:
+        x = inputs[0] if len(inputs) == 1 else torch.cat(inputs, 1)
+    return _run(modules, x, mode)
 
 
 def refuse_to_script(module: nn.Module) -> nn.Module:
@@ -102,8 +106,8 @@ class Sequential(nn.Sequential):
     __prepare_scriptable__ = refuse_to_script
 
     def forward(self, input: Tensor) -> Tensor:
-        if not torch.jit.is_scripting() and recomputes(self.memory_efficient):
-            return _recomputed(list(self), input, self.memory_efficient)
+        if not torch.jit.is_scripting():
+            return _run(list(self), input, self.memory_efficient)
         for module in self:
             input = module(input)
         return input
@@ -155,9 +159,26 @@ def _remembered(x: Tensor) -> Tensor | None:
     return statistics if version == x._version else None
 
 
+def _run(modules: list[nn.Module], x: Tensor, mode: bool | str) -> Tensor:
+    """Run `modules`, and keep what `mode` keeps."""
+    if recomputes(mode):
+        return _recomputed(modules, x, mode)
+    return _relu_over_norm(modules, x) if _checkpoints(mode) else _plain(modules, x)
+
+
 def _plain(modules: Iterable[nn.Module], x: Tensor) -> Tensor:
     for module in modules:
         x = module(x)
+    return x
+
+
+def _relu_over_norm(modules: list[nn.Module], x: Tensor) -> Tensor:
+    """Run `modules`; ReLU writes over what batch norm returned, which nobody needs again, unless a hook sees it."""
+    norm = None
+    for module in modules:
+        watched = norm is None or _has_hook(norm) or _has_hook(module)
+        x = x.relu_() if type(module) is nn.ReLU and not watched else module(x)
+        norm = module if type(module) is nn.BatchNorm2d else None
     return x
 
 
@@ -168,9 +189,11 @@ def _recomputed(modules: list[nn.Module], x: Tensor, mode: str) -> Tensor:
     i = 0
     while i < len(modules):
         stages = []
-        while (mode == "minimal" or not stages) and _is_stage(modules[i : i + 3]):
+        while _is_stage(modules[i : i + 3]):
             stages.append((modules[i], modules[i + 2]))
             i += 3
+            if mode == "recompute" or isinstance(modules[i - 1], nn.MaxPool2d):
+                break
         if stages:
             x = NormReluOperation.apply(x, _remembered(x), stages, *parameters_of(stages))
         elif type(modules[i]) is nn.AvgPool2d and not _has_hook(modules[i]):

@@ -4,6 +4,7 @@ They keep tensors by ``ctx.save_for_backward`` alone, so whatever looks at saved
 second backward pass raises the usual error. They can be differentiated once.
 """
 
+import functools
 from typing import Any
 
 import torch
@@ -110,7 +111,8 @@ class NormReluOperation(torch.autograd.Function):
 
     An operation is a convolution without bias or a max pooling. The backward pass computes norm and ReLU again from
     the statistics of the forward pass, which are kept (two numbers per channel), so running statistics move once.
-    It computes every operation again but the last one's, whose output nobody needs.
+    It computes every operation again but the last one's, whose output nobody needs. Of a max pooling, which must be
+    the last, it keeps where the largest numbers were.
 
     ``NormReluOperation.apply(x, statistics, stages, *parameters)``: `stages` are pairs of ``nn.BatchNorm2d`` and
     ``nn.Conv2d`` or ``nn.MaxPool2d``, `parameters` what :func:`parameters_of` says of them, and `statistics` those of
@@ -127,11 +129,17 @@ class NormReluOperation(torch.autograd.Function):
     ) -> Tensor:
         kept, ctx.stages = [x, *parameters], []
         for norm, operation in stages:
-            x, source, mean, spread = _norm(dense(x), norm, statistics)
-            x = operation(x.relu_())
-            kept += [mean, spread]
-            ctx.stages.append((source, norm.eps, operation, x.dtype))
+            x = dense(x)
+            over_x = _may_write_over(x) and x is not kept[0]
+            x, source, mean, spread = _norm(x, norm, statistics, over_x)
             statistics = None  # only those of the first input can be known beforehand
+            x, where = x.relu_(), None
+            if isinstance(operation, nn.MaxPool2d):
+                x, where = _max_pool(operation, x)
+            else:
+                x = operation(x)
+            kept += [mean, spread, where]
+            ctx.stages.append((source, norm.eps, operation, x.dtype))
         ctx.save_for_backward(*kept)
         return x
 
@@ -143,12 +151,14 @@ class NormReluOperation(torch.autograd.Function):
         forward = []
         for i, (source, eps, operation, dtype) in enumerate(ctx.stages):
             weight, bias, kernel = kept[3 * i : 3 * i + 3]
-            mean, spread = kept[3 * len(ctx.stages) + 2 * i :][:2]
+            mean, spread, where = kept[3 * len(ctx.stages) + 3 * i :][:3]
             x = dense(x)
             if source == BATCH_VARIANCE:
                 mean, spread = _mean_and_spread(mean, spread, eps, x, weight)
-            activated = _norm_again(x, weight, bias, source, mean, spread, eps).relu_()
-            forward.append((x, activated, weight, kernel, mean, spread))
+            activated = None
+            if where is None:
+                activated = _norm_again(x, weight, bias, source, mean, spread, eps).relu_()
+            forward.append((x, activated, weight, kernel, mean, spread, where))
             if i < last:
                 x = _convolve(operation, activated.to(dtype), kernel.to(dtype))
 
@@ -156,17 +166,19 @@ class NormReluOperation(torch.autograd.Function):
         for i in range(last, -1, -1):
             source, eps, operation, _ = ctx.stages[i]
             from_batch = source != RUNNING_VARIANCE
-            x, activated, weight, kernel, mean, spread = forward.pop()
+            x, activated, weight, kernel, mean, spread, where = forward.pop()
             needs_x = i > 0 or ctx.needs_input_grad[0]
             needs_weight, needs_bias, needs_kernel = ctx.needs_input_grad[3 + 3 * i : 6 + 3 * i]
             needs_norm = needs_x or needs_weight or needs_bias
-            grad, d_kernel = _operation_backward(
-                operation, grad, activated, kernel, needs_norm, needs_kernel
-            )
+            if where is None:
+                grad, d_kernel = _convolution_backward(
+                    operation, grad, activated, kernel, needs_norm, needs_kernel
+                )
+            else:
+                grad, d_kernel = _max_pool_backward(operation, grad, x, where), None
+            del activated
             d_weight = d_bias = None
             if needs_norm:
-                _aten.threshold_backward.grad_input(grad, activated, 0, grad_input=grad)
-                del activated
                 grad, d_weight, d_bias = _aten.native_batch_norm_backward(
                     grad,
                     x,
@@ -192,10 +204,15 @@ def parameters_of(stages: list[tuple[nn.BatchNorm2d, nn.Module]]) -> list[Tensor
     ]
 
 
+def _may_write_over(x: Tensor) -> bool:
+    """Whether batch norm may put its result where x is: on a CPU, fresh memory costs more than the arithmetic."""
+    return x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
+
+
 def _norm(
-    x: Tensor, norm: nn.BatchNorm2d, statistics: Tensor | None
+    x: Tensor, norm: nn.BatchNorm2d, statistics: Tensor | None, over_x: bool
 ) -> tuple[Tensor, str, Tensor, Tensor]:
-    """What ``norm(x)`` returns and does, and how to compute it again.
+    """What ``norm(x)`` returns and does, and how to compute it again; if `over_x`, with its result written over x.
 
     Returns:
         the normalised x; which statistics it was normalised by; their mean; and what that source names, a variance
@@ -204,8 +221,9 @@ def _norm(
     if not (norm.training or norm.running_mean is None):
         # Copies: by the time of the backward pass the running statistics may have moved on.
         mean, var = norm.running_mean.clone(), norm.running_var.clone()
-        normalised = _norm_again(x, norm.weight, norm.bias, RUNNING_VARIANCE, mean, var, norm.eps)
-        return normalised, RUNNING_VARIANCE, mean, var
+        source = RUNNING_VARIANCE
+        normalised = _norm_again(x, norm.weight, norm.bias, source, mean, var, norm.eps, over_x)
+        return normalised, source, mean, var
 
     running_mean = running_var = None
     share = 0.0
@@ -218,7 +236,15 @@ def _norm(
 
     if statistics is None:
         normalised, mean, spread = torch.native_batch_norm(
-            x, norm.weight, norm.bias, running_mean, running_var, True, share, norm.eps
+            x,
+            norm.weight,
+            norm.bias,
+            running_mean,
+            running_var,
+            True,
+            share,
+            norm.eps,
+            out=(x, x.new_empty(0), x.new_empty(0)) if over_x else None,
         )
         return normalised, BATCH_SPREAD, mean, spread
 
@@ -227,7 +253,7 @@ def _norm(
         running_mean.mul_(1 - share).add_(share * mean)
         running_var.mul_(1 - share).add_(unbiased, alpha=share)
     again = _mean_and_spread(mean, var, norm.eps, x, norm.weight)
-    normalised = _norm_again(x, norm.weight, norm.bias, BATCH_SPREAD, *again, norm.eps)
+    normalised = _norm_again(x, norm.weight, norm.bias, BATCH_SPREAD, *again, norm.eps, over_x)
     # The variance, not the spread: all layers of a block share one tensor of variances.
     return normalised, BATCH_VARIANCE, mean, var
 
@@ -250,17 +276,43 @@ def _norm_again(
     mean: Tensor,
     spread: Tensor,
     eps: float,
+    over_x: bool = False,
 ) -> Tensor:
     """Normalise x by known statistics; by those of the batch if `spread` is a spread, else by running ones."""
     if source == RUNNING_VARIANCE:
-        return F.batch_norm(x, mean, spread, weight, bias, False, 0.0, eps)
+        return _with_statistics(x, mean, spread, weight, bias, eps, over_x)
     # No operator takes a batch's statistics as given, but this is all that one would do with them: one scale and one
     # shift per channel. Batch norm with mean 0 and variance 1 applies them in one pass, and to the last digit.
     scale = spread if weight is None else spread * weight
     shift = torch.addcmul(torch.zeros_like(mean) if bias is None else bias, mean, scale, value=-1)
-    return F.batch_norm(
-        x, torch.zeros_like(mean), torch.ones_like(mean), scale, shift, False, 0.0, 0.0
+    zeros, ones = _zeros_and_ones(len(mean), mean.dtype, mean.device)
+    return _with_statistics(x, zeros, ones, scale, shift, 0.0, over_x)
+
+
+@functools.lru_cache(maxsize=256)
+def _zeros_and_ones(
+    channels: int, dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Asked for by every norm at every step, hence kept."""
+    return torch.zeros(channels, dtype=dtype, device=device), torch.ones(
+        channels, dtype=dtype, device=device
     )
+
+
+def _with_statistics(
+    x: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    over_x: bool,
+) -> Tensor:
+    """Batch norm by the given mean and variance; if `over_x`, with its result written over x."""
+    if not over_x:
+        return F.batch_norm(x, mean, var, weight, bias, False, 0.0, eps)
+    out = (x, x.new_empty(0), x.new_empty(0))
+    return torch.native_batch_norm(x, weight, bias, mean, var, False, 0.0, eps, out=out)[0]
 
 
 def _convolve(convolution: nn.Conv2d, x: Tensor, kernel: Tensor) -> Tensor:
@@ -268,36 +320,49 @@ def _convolve(convolution: nn.Conv2d, x: Tensor, kernel: Tensor) -> Tensor:
     return F.conv2d(x, kernel, None, c.stride, c.padding, c.dilation, c.groups)
 
 
-def _operation_backward(
-    operation: nn.Module,
+def _convolution_backward(
+    convolution: nn.Conv2d,
     grad: Tensor,
-    x: Tensor,
-    kernel: Tensor | None,
+    activated: Tensor,
+    kernel: Tensor,
     needs_x: bool,
     needs_kernel: bool,
 ) -> tuple[Tensor | None, Tensor | None]:
-    """The gradients of a convolution's or a max pooling's input `x` and of its kernel."""
-    o = operation
-    if isinstance(o, nn.MaxPool2d):
-        # Pooling again finds the largest elements again; their indices are twice as large as numbers.
-        window = (o.kernel_size, o.stride, o.padding, o.dilation, o.ceil_mode)
-        indices = F.max_pool2d(x, *window, return_indices=True)[1]
-        return _aten.max_pool2d_with_indices_backward(grad, x, *window, indices), None
+    """The gradients of what ReLU read, which made `activated` of it, and of the kernel."""
+    c = convolution
     # Under AMP the convolution worked in the precision of its output.
     d_x, d_kernel, _ = _aten.convolution_backward(
         grad,
-        x.to(grad.dtype),
+        activated.to(grad.dtype),
         kernel.to(grad.dtype),
         None,
-        o.stride,
-        o.padding,
-        o.dilation,
+        c.stride,
+        c.padding,
+        c.dilation,
         False,
         [0, 0],
-        o.groups,
+        c.groups,
         [needs_x, needs_kernel, False],
     )
-    return (
-        None if d_x is None else d_x.to(x.dtype),
-        None if d_kernel is None else d_kernel.to(kernel.dtype),
-    )
+    if needs_x:
+        d_x = d_x.to(activated.dtype)
+        _aten.threshold_backward.grad_input(d_x, activated, 0, grad_input=d_x)
+    return d_x, d_kernel.to(kernel.dtype) if needs_kernel else None
+
+
+def _max_pool(pool: nn.MaxPool2d, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Pool x, which ReLU has made; and where each number comes from, or -1 if it is 0, for :func:`_max_pool_backward`."""
+    pooled, indices = F.max_pool2d(x, *_window(pool), return_indices=True)
+    # In 32 bits: a picture has fewer than 2**31 pixels.
+    return pooled, indices.int().masked_fill_(pooled <= 0, -1)
+
+
+def _max_pool_backward(pool: nn.MaxPool2d, grad: Tensor, x: Tensor, where: Tensor) -> Tensor:
+    """The gradient of what ReLU read, of x's shape: what it made 0 gets none, and need not be computed again."""
+    grad = grad.masked_fill(where < 0, 0)
+    indices = where.clamp_min(0).long()
+    return _aten.max_pool2d_with_indices_backward(grad, x, *_window(pool), indices)
+
+
+def _window(pool: nn.MaxPool2d) -> tuple[Any, ...]:
+    return pool.kernel_size, pool.stride, pool.padding, pool.dilation, pool.ceil_mode

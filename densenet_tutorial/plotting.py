@@ -6,6 +6,7 @@ any kind of colour vision can tell apart, and never carry a meaning alone.
 """
 
 import io
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, Rectangle
 from torch import Tensor
 
+from densenet_tutorial.benchmark import MemoryFigures
 from densenet_tutorial.insight import PartCost, ReceptiveField
 from densenet_tutorial.layers import DenseBlock
 
@@ -246,6 +248,8 @@ def curves(
         axes.set_yscale("log")
     if log_x:
         axes.set_xscale("log")
+        axes.set_xticks(places, [f"{place:g}" for place in places])
+        axes.minorticks_off()
     axes.set(xlabel=xlabel, ylabel=ylabel)
     _title(figure, title)
     axes.grid(alpha=0.25)
@@ -264,6 +268,65 @@ def bars(values: Mapping[str, float], *, title: str, xlabel: str) -> Figure:
     axes.invert_yaxis()
     axes.set(xlabel=xlabel, xlim=(0, 1.15 * max(values.values())))
     _title(figure, title)
+    return figure
+
+
+def stacked_bars(rows: Mapping[str, Mapping[str, float]], *, title: str, xlabel: str) -> Figure:
+    """A horizontal bar for each row, made of named parts, with its total behind it."""
+    figure, axes = _figure(6.4, 1.9 + 0.5 * len(rows))
+    totals = [sum(parts.values()) for parts in rows.values()]
+    starts = np.zeros(len(rows))
+    for i, part in enumerate(next(iter(rows.values()))):
+        widths = np.array([parts[part] for parts in rows.values()])
+        axes.barh(
+            range(len(rows)),
+            widths,
+            left=starts,
+            height=0.6,
+            color=COLORS[i],
+            hatch=HATCHES[i],
+            edgecolor="white",
+            label=part,
+        )
+        starts += widths
+    for row, total in enumerate(totals):
+        axes.text(total, row, f" {total:g}", va="center", fontweight="bold")
+    axes.set_yticks(range(len(rows)), rows)
+    axes.invert_yaxis()
+    axes.set(xlabel=xlabel, xlim=(0, 1.12 * max(totals)))
+    _title(figure, title)
+    figure.legend(loc="outside lower center", ncols=3, fontsize=10.5)
+    return figure
+
+
+def time_and_memory(figures: Sequence[MemoryFigures]) -> Figure:
+    """Time of a training step over the memory it holds, of each model: medians, from fastest to slowest."""
+    figure, axes = _figure(6.4, 5.0)
+    unit = statistics.median(figures[0].seconds)
+    for i, model in enumerate(figures):
+        fastest, middle, slowest = (
+            choose(model.seconds) / unit for choose in (min, statistics.median, max)
+        )
+        axes.errorbar(
+            model.saved / 2**20,
+            middle,
+            yerr=[[middle - fastest], [slowest - middle]],
+            marker=MARKERS[i],
+            markersize=9,
+            color=COLORS[i],
+            linestyle="none",
+            capsize=4,
+            label=model.name,
+        )
+    axes.axhline(1, color=GREY, linestyle="--", linewidth=1)
+    axes.set(
+        xlabel="MiB held between forward and backward",
+        ylabel=f"time of a step ÷ {figures[0].name}'s",
+    )
+    axes.set_xlim(left=0)
+    axes.grid(alpha=0.25)
+    _title(figure, "Far less memory, for about the same time")
+    figure.legend(loc="outside lower center", ncols=2, fontsize=10.5)
     return figure
 
 

@@ -1,5 +1,6 @@
 """The command `benchmark`."""
 
+import csv
 import json
 
 from densenet_tutorial import benchmark
@@ -16,13 +17,16 @@ def test_benchmark_memory_prints_a_table_and_writes_a_file(monkeypatch, tmp_path
 
     names = ["ours", "ours, checkpoint", "ours, recompute", "ours, minimal"]
     assert [figure["name"] for figure in results["figures"]] == names
-    for figure, line in zip(results["figures"], printed[2:], strict=True):
+    for figure, line in zip(results["figures"], printed[1:], strict=True):
         assert line.startswith(figure["name"])
         assert len(figure["seconds"]) == 2
     plain, *efficient = (figure["saved"] for figure in results["figures"])
     assert all(saved < plain for saved in efficient)
     assert results["figures"][0]["ratio"] == 1
     assert results["machine"]["device"].startswith("cpu")
+    rows = list(csv.reader(path.with_suffix(".csv").open(encoding="utf-8")))
+    assert [row[0] for row in rows] == ["Model", *names]
+    assert rows[1][1] == f"{plain / 2 / 2**20:.1f}"  # MiB per image of a batch of two
     assert results["command"].endswith(f"{options.replace(' --device cpu', '')} --device cpu")
 
 

@@ -231,6 +231,28 @@ def test_a_layer_alone_takes_a_tensor_or_a_list(mode):
             assert (a is None and b is None) or torch.equal(a, b)
 
 
+@each_own_mode
+def test_any_order_of_operations_in_a_sequence(mode):
+    torch.manual_seed(0)
+    parts = [
+        *(nn.BatchNorm2d(3), nn.ReLU(), nn.MaxPool2d(3, 2, 1)),
+        *(nn.BatchNorm2d(3), nn.ReLU(), nn.Conv2d(3, 4, 1, bias=False)),
+        *(nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 3, stride=2, bias=False)),
+        nn.AvgPool2d(2),
+    ]
+    plain = nn.Sequential(*parts)
+    efficient = memory.Sequential(*copy.deepcopy(parts))
+    efficient.memory_efficient = mode
+    results = []
+    for model in (plain, efficient):
+        x = torch.randn(
+            2, 3, 16, 16, generator=torch.Generator().manual_seed(1), requires_grad=True
+        )
+        model(x).square().sum().backward()
+        results.append([x.grad, *(p.grad for p in model.parameters()), *model.buffers()])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
 @each_mode
 def test_without_gradients_nothing_is_kept_and_the_numbers_are_the_same(mode):
     plain, efficient = network(False), network(mode)

@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 import pytest
 import torch
 
-from densenet_tutorial import DenseBlock, DenseNet, insight, plotting
+from densenet_tutorial import DenseBlock, DenseNet, benchmark, insight, plotting
 
 
 @pytest.fixture(autouse=True)
@@ -88,3 +88,24 @@ def test_bars_have_their_names_and_numbers():
     assert [label.get_text() for label in axes.get_yticklabels()] == ["one", "two"]
     assert [bar.get_width() for bar in axes.patches] == [300.2, 512.8]
     assert [text.get_text().strip() for text in axes.texts] == ["300", "513"]
+
+
+def test_stacked_bars_lie_end_to_end_and_say_their_totals():
+    figure = plotting.stacked_bars(
+        {"one": {"a": 3, "b": 4}, "two": {"a": 5, "b": 0}}, title="t", xlabel="numbers"
+    )
+    bars = figure.axes[0].patches
+    assert [(bar.get_x(), bar.get_width()) for bar in bars] == [(0, 3), (0, 5), (3, 4), (5, 0)]
+    assert [text.get_text().strip() for text in figure.axes[0].texts] == ["7", "5"]
+
+
+def test_time_and_memory_places_each_model_at_its_median():
+    def figures(name, mib, seconds):
+        return benchmark.MemoryFigures(name, mib * 2**20, None, None, None, seconds, 1.0)
+
+    figure = plotting.time_and_memory(
+        [figures("theirs", 80, [2.0, 3.0, 2.0]), figures("ours", 10, [1.0, 1.5, 4.0])]
+    )
+    points = [container.lines[0].get_xydata().tolist() for container in figure.axes[0].containers]
+    assert points == [[[80, 1]], [[10, 0.75]]]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["theirs", "ours"]
