@@ -20,13 +20,12 @@ from torch.utils.checkpoint import checkpoint
 
 from densenet_tutorial.memory_functions import (
     Append,
-    AveragePool,
     NormReluOperation,
-    batch_statistics,
     dense,
-    empty_statistics,
     memory_format,
+    no_statistics,
     parameters_of,
+    write_statistics,
 )
 
 #: What the argument ``memory_efficient`` may be; ``True`` means ``"checkpoint"``.
@@ -58,8 +57,9 @@ def _applies(mode: bool | str) -> bool:
 def sequence(modules: Iterable[nn.Module], inputs: list[Tensor], mode: bool | str) -> Tensor:
     """Concatenate `inputs` along the channels, run `modules` one after another, and keep less for the backward pass.
 
-    The numbers are those of the plain modules in every mode, and running statistics move once. A module with a hook,
-    or of another type than the ones below, runs as it is.
+    The numbers are those of the plain modules in every mode, and running statistics move once; only where an average
+    pooling comes before its 1x1 convolution (in the last two modes), the last digits differ. A module with a hook, or
+    of another type than the ones below, runs as it is.
 
     Args:
         modules: with ``"checkpoint"`` the first three are norm, ReLU and convolution, which are checkpointed. In the
@@ -135,7 +135,7 @@ def grow(features: Tensor, layers: Iterable[Callable[[Tensor], Tensor]], channel
         device=features.device,
         memory_format=memory_format(features),
     )
-    statistics = empty_statistics(buffer)
+    statistics = no_statistics(buffer, channels)
     features = _append(buffer, statistics, features)
     for layer in layers:
         features = _append(buffer, statistics, features, layer(features))
@@ -148,7 +148,7 @@ def _append(buffer: Tensor, statistics: Tensor, *pieces: Tensor) -> Tensor:
     end = x.shape[1]
     start = end - pieces[-1].shape[1]
     # Through `.data`, as in Append: what earlier layers have kept of `statistics` stays as it is.
-    statistics.data[:, start:end] = batch_statistics(pieces[-1].detach().to(buffer.dtype))
+    write_statistics(pieces[-1].detach().to(buffer.dtype), statistics.data[:, start:end])
     x.batch_statistics = (x._version, statistics[:, :end])  # for _recomputed to find
     return x
 
@@ -183,24 +183,36 @@ def _relu_over_norm(modules: list[nn.Module], x: Tensor) -> Tensor:
 
 
 def _recomputed(modules: list[nn.Module], x: Tensor, mode: str) -> Tensor:
-    """Run `modules`, those that fit by :class:`NormReluOperation`, or by :class:`AveragePool`."""
+    """Run `modules`, those that fit by :class:`NormReluOperation`."""
     if x.numel() == x.shape[1]:  # one number has no variance: batch norm refuses it in words
         return _plain(modules, x)
     i = 0
     while i < len(modules):
         stages = []
         while _is_stage(modules[i : i + 3]):
-            stages.append((modules[i], modules[i + 2]))
-            i += 3
-            if mode == "recompute" or isinstance(modules[i - 1], nn.MaxPool2d):
+            pool = _pool_of(modules[i + 2 : i + 4])
+            stages.append((modules[i], pool, modules[i + 2]))
+            i += 3 if pool is None else 4
+            if mode == "recompute" or isinstance(stages[-1][2], nn.MaxPool2d):
                 break
         if stages:
             x = NormReluOperation.apply(x, _remembered(x), stages, *parameters_of(stages))
-        elif type(modules[i]) is nn.AvgPool2d and not _has_hook(modules[i]):
-            x, i = AveragePool.apply(x, modules[i]), i + 1
         else:
             x, i = modules[i](dense(x)), i + 1
     return x
+
+
+def _pool_of(modules: list[nn.Module]) -> nn.AvgPool2d | None:
+    """The average pooling behind a 1x1 convolution, which may as well come before it, and is cheaper there.
+
+    One adds up channels, the other pixels, so the order changes the last digits and nothing else (chapter 04).
+    """
+    convolution, pool = modules if len(modules) == 2 else (None, None)
+    if type(convolution) is not nn.Conv2d or type(pool) is not nn.AvgPool2d or _has_hook(pool):
+        return None
+    c = convolution
+    alone = c.kernel_size == (1, 1) and c.stride == (1, 1) and c.padding == (0, 0)
+    return pool if alone else None
 
 
 def _is_stage(modules: list[nn.Module]) -> bool:

@@ -14,6 +14,9 @@ from torch.nn import functional as F
 
 _aten = torch.ops.aten
 
+#: Batch norm, then (ReLU and) an average pooling or none, then a convolution or a max pooling.
+Stage = tuple[nn.BatchNorm2d, nn.AvgPool2d | None, nn.Conv2d | nn.MaxPool2d]
+
 #: By what a norm normalised, and so what is kept of it with the mean.
 RUNNING_VARIANCE, BATCH_VARIANCE, BATCH_SPREAD = (
     "running variance",
@@ -32,28 +35,26 @@ def dense(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=memory_format(x))
 
 
-def batch_statistics(x: Tensor) -> Tensor:
-    """Of each channel of x, over the batch: (3, C), to the last digit as batch norm computes them on a CPU.
+def no_statistics(x: Tensor, channels: int) -> Tensor:
+    """Zeros, (3, channels), for :func:`write_statistics` to write into, of a precision that suits x."""
+    return x.new_zeros((3, channels), dtype=torch.promote_types(x.dtype, torch.float32))
 
-    Row 0 is the mean, row 1 the variance, row 2 the estimate of the variance that running statistics take up, with
-    N - 1 in place of N.
+
+def write_statistics(x: Tensor, rows: Tensor) -> None:
+    """Write the statistics of each channel of x over the batch, to the last digit as batch norm has them on a CPU.
+
+    `rows` are zeros, (3, C). Row 0 becomes the mean, row 1 the variance, row 2 the estimate of the variance that
+    running statistics take up, with N - 1 in place of N.
     """
-    found = empty_statistics(x)
+    mean, var, unbiased = rows
     if x.device.type in ("cpu", "cuda"):
         # Moved all the way, the running statistics are those of this batch.
-        found.zero_()
-        _, found[1] = torch.batch_norm_update_stats(x, found[0], found[2], 1.0)
+        var.copy_(torch.batch_norm_update_stats(x, mean, unbiased, 1.0)[1])
     else:
         count = x.numel() // x.shape[1]
-        found[1], found[0] = torch.var_mean(x.float(), dim=(0, 2, 3), correction=0)
-        found[2] = found[1] * (count / (count - 1))
-    return found
-
-
-def empty_statistics(x: Tensor) -> Tensor:
-    """Room for what :func:`batch_statistics` returns for x."""
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    return torch.empty((3, x.shape[1]), dtype=dtype, device=x.device)
+        for row, value in zip((var, mean), torch.var_mean(x.float(), (0, 2, 3), correction=0)):
+            row.copy_(value)
+        unbiased.copy_(var * (count / (count - 1)))
 
 
 class Append(torch.autograd.Function):
@@ -79,43 +80,16 @@ class Append(torch.autograd.Function):
         return None, *grad.split(ctx.channels, 1)
 
 
-class AveragePool(torch.autograd.Function):
-    """Average pooling that keeps nothing: its gradient depends on the shape of the input alone."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, pool: nn.AvgPool2d) -> Tensor:
-        ctx.pool, ctx.shape, ctx.format = pool, x.shape, memory_format(x)
-        return pool(x)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        pool = ctx.pool
-        x = torch.empty(
-            ctx.shape, dtype=grad.dtype, device=grad.device, memory_format=ctx.format
-        )  # its values are never read
-        return _aten.avg_pool2d_backward(
-            grad,
-            x,
-            pool.kernel_size,
-            pool.stride,
-            pool.padding,
-            pool.ceil_mode,
-            pool.count_include_pad,
-            pool.divisor_override,
-        ), None
-
-
 class NormReluOperation(torch.autograd.Function):
     """One or more stages of batch norm, ReLU and an operation, of which only the input is kept.
 
-    An operation is a convolution without bias or a max pooling. The backward pass computes norm and ReLU again from
+    An operation is a convolution without bias, one behind an average pooling, or a max pooling. The backward pass computes norm and ReLU again from
     the statistics of the forward pass, which are kept (two numbers per channel), so running statistics move once.
     It computes every operation again but the last one's, whose output nobody needs. Of a max pooling, which must be
     the last, it keeps where the largest numbers were.
 
-    ``NormReluOperation.apply(x, statistics, stages, *parameters)``: `stages` are pairs of ``nn.BatchNorm2d`` and
-    ``nn.Conv2d`` or ``nn.MaxPool2d``, `parameters` what :func:`parameters_of` says of them, and `statistics` those of
+    ``NormReluOperation.apply(x, statistics, stages, *parameters)``: `stages` are of ``nn.BatchNorm2d``,
+    ``nn.AvgPool2d`` or ``None``, and ``nn.Conv2d`` or ``nn.MaxPool2d``; `parameters` what :func:`parameters_of` says of them, and `statistics` those of
     the batch `x`, or ``None`` if they are not known.
     """
 
@@ -124,11 +98,11 @@ class NormReluOperation(torch.autograd.Function):
         ctx: Any,
         x: Tensor,
         statistics: Tensor | None,
-        stages: list[tuple[nn.BatchNorm2d, nn.Module]],
+        stages: list[Stage],
         *parameters: Tensor | None,
     ) -> Tensor:
         kept, ctx.stages = [x, *parameters], []
-        for norm, operation in stages:
+        for norm, pool, operation in stages:
             x = dense(x)
             over_x = _may_write_over(x) and x is not kept[0]
             x, source, mean, spread = _norm(x, norm, statistics, over_x)
@@ -137,9 +111,9 @@ class NormReluOperation(torch.autograd.Function):
             if isinstance(operation, nn.MaxPool2d):
                 x, where = _max_pool(operation, x)
             else:
-                x = operation(x)
+                x = operation(x if pool is None else pool(x))
             kept += [mean, spread, where]
-            ctx.stages.append((source, norm.eps, operation, x.dtype))
+            ctx.stages.append((source, norm.eps, pool, operation, x.dtype))
         ctx.save_for_backward(*kept)
         return x
 
@@ -149,7 +123,7 @@ class NormReluOperation(torch.autograd.Function):
         x, *kept = ctx.saved_tensors
         last = len(ctx.stages) - 1
         forward = []
-        for i, (source, eps, operation, dtype) in enumerate(ctx.stages):
+        for i, (source, eps, pool, operation, dtype) in enumerate(ctx.stages):
             weight, bias, kernel = kept[3 * i : 3 * i + 3]
             mean, spread, where = kept[3 * len(ctx.stages) + 3 * i :][:3]
             x = dense(x)
@@ -160,11 +134,12 @@ class NormReluOperation(torch.autograd.Function):
                 activated = _norm_again(x, weight, bias, source, mean, spread, eps).relu_()
             forward.append((x, activated, weight, kernel, mean, spread, where))
             if i < last:
-                x = _convolve(operation, activated.to(dtype), kernel.to(dtype))
+                pooled = activated if pool is None else pool(activated)
+                x = _convolve(operation, pooled.to(dtype), kernel.to(dtype))
 
         gradients: list[Tensor | None] = []
         for i in range(last, -1, -1):
-            source, eps, operation, _ = ctx.stages[i]
+            source, eps, pool, operation, _ = ctx.stages[i]
             from_batch = source != RUNNING_VARIANCE
             x, activated, weight, kernel, mean, spread, where = forward.pop()
             needs_x = i > 0 or ctx.needs_input_grad[0]
@@ -172,7 +147,7 @@ class NormReluOperation(torch.autograd.Function):
             needs_norm = needs_x or needs_weight or needs_bias
             if where is None:
                 grad, d_kernel = _convolution_backward(
-                    operation, grad, activated, kernel, needs_norm, needs_kernel
+                    pool, operation, grad, activated, kernel, needs_norm, needs_kernel
                 )
             else:
                 grad, d_kernel = _max_pool_backward(operation, grad, x, where), None
@@ -195,11 +170,11 @@ class NormReluOperation(torch.autograd.Function):
         return (grad if ctx.needs_input_grad[0] else None), None, None, *gradients
 
 
-def parameters_of(stages: list[tuple[nn.BatchNorm2d, nn.Module]]) -> list[Tensor | None]:
+def parameters_of(stages: list[Stage]) -> list[Tensor | None]:
     """Weight and bias of the norm and weight of the operation, ``None`` for what is not there, stage by stage."""
     return [
         parameter
-        for norm, operation in stages
+        for norm, _, operation in stages
         for parameter in (norm.weight, norm.bias, getattr(operation, "weight", None))
     ]
 
@@ -321,6 +296,7 @@ def _convolve(convolution: nn.Conv2d, x: Tensor, kernel: Tensor) -> Tensor:
 
 
 def _convolution_backward(
+    pool: nn.AvgPool2d | None,
     convolution: nn.Conv2d,
     grad: Tensor,
     activated: Tensor,
@@ -329,11 +305,12 @@ def _convolution_backward(
     needs_kernel: bool,
 ) -> tuple[Tensor | None, Tensor | None]:
     """The gradients of what ReLU read, which made `activated` of it, and of the kernel."""
-    c = convolution
+    c, p = convolution, pool
+    pooled = activated if p is None else p(activated)
     # Under AMP the convolution worked in the precision of its output.
     d_x, d_kernel, _ = _aten.convolution_backward(
         grad,
-        activated.to(grad.dtype),
+        pooled.to(grad.dtype),
         kernel.to(grad.dtype),
         None,
         c.stride,
@@ -346,6 +323,9 @@ def _convolution_backward(
     )
     if needs_x:
         d_x = d_x.to(activated.dtype)
+        if p is not None:
+            window = p.kernel_size, p.stride, p.padding, p.ceil_mode, p.count_include_pad
+            d_x = _aten.avg_pool2d_backward(d_x, activated, *window, p.divisor_override)
         _aten.threshold_backward.grad_input(d_x, activated, 0, grad_input=d_x)
     return d_x, d_kernel.to(kernel.dtype) if needs_kernel else None
 

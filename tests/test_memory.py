@@ -38,6 +38,30 @@ def network(mode, **options):
     return model
 
 
+def pair(mode, **options):
+    """The plain network to compare with, and the one in `mode`.
+
+    Where the transitions of `mode` pool before their convolution, so does the plain network: the order moves the last
+    digits, and this way every digit of all the rest can be compared. By how much it moves them has its own test.
+    """
+    plain = network(False, **options)
+    if mode in OWN:
+        pool_first(plain)
+    return plain, network(mode, **options)
+
+
+def pool_first(model):
+    for module in model.modules():
+        if isinstance(module, Transition):
+            module.conv = nn.Sequential(module.pool, module.conv)
+            module.pool = nn.Identity()
+
+
+def by_usual_name(found):
+    """`found` with the names of a network on which :func:`pool_first` has not been called."""
+    return {name.replace(".conv.1.", ".conv."): value for name, value in found.items()}
+
+
 def images(requires_grad=True):
     torch.manual_seed(2)
     return torch.randn(3, 3, 36, 44).requires_grad_(requires_grad)
@@ -61,6 +85,7 @@ def steps(model, x, *, amp=None):
 
 def assert_same(found, expected, *, exact=("output", "gradient", "features")):
     """Equal to the last bit, where names begin with one of `exact`, and where the compiler's choices are known."""
+    expected = by_usual_name(expected)
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         if value is None:
@@ -125,7 +150,7 @@ def norms_that_average_all_batches(model):
 
 
 def other_norms_here_and_there(model):
-    model.features.transition1.norm = nn.GroupNorm(2, 16)
+    model.features.denseblock2.denselayer1.norm1 = nn.GroupNorm(2, 8)
     model.features.denseblock2.denselayer2.norm2 = nn.Identity()
 
 
@@ -158,8 +183,7 @@ def nothing(model):
 @pytest.mark.parametrize("x_requires_grad", [True, False])
 def test_outputs_gradients_and_buffers_are_the_plain_models(mode, change, x_requires_grad):
     results = []
-    for memory_efficient in (False, mode):
-        model = network(memory_efficient)
+    for model in pair(mode):
         change(model)
         x = images().to(next(model.parameters()).dtype).detach().requires_grad_(x_requires_grad)
         results.append(steps(model, x))
@@ -181,9 +205,27 @@ def test_outputs_gradients_and_buffers_are_the_plain_models(mode, change, x_requ
     ],
 )
 def test_every_kind_of_network_gives_the_plain_numbers(mode, options):
-    plain, efficient = network(False, **options), network(mode, **options)
-    assert list(plain.state_dict()) == list(efficient.state_dict())
+    assert list(network(False, **options).state_dict()) == list(
+        network(mode, **options).state_dict()
+    )
+    plain, efficient = pair(mode, **options)
     assert_same(steps(efficient, images()), steps(plain, images()))
+
+
+@each_own_mode
+@pytest.mark.parametrize(("dtype", "most"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
+@pytest.mark.parametrize("change", [nothing, in_eval_mode, in_channels_last])
+def test_pooling_before_the_transitions_convolution_moves_the_last_digits_alone(
+    mode, dtype, most, change
+):
+    results = []
+    for model in (network(False), network(mode)):
+        model.to(dtype)
+        change(model)
+        results.append(steps(model, images().to(dtype).detach().requires_grad_()))
+    for name, expected in results[0].items():
+        error = (results[1][name].double() - expected.double()).norm()
+        assert error <= most * expected.double().norm(), name
 
 
 @each_mode
@@ -191,8 +233,7 @@ def test_every_kind_of_network_gives_the_plain_numbers(mode, options):
 @pytest.mark.parametrize("change", [nothing, in_channels_last])
 def test_mixed_precision_gives_the_plain_numbers(mode, amp, change):
     results = []
-    for memory_efficient in (False, mode):
-        model = network(memory_efficient)
+    for model in pair(mode):
         change(model)
         results.append(steps(model, images(), amp=amp))
     assert all(value.dtype != amp for name, value in results[1].items() if "gradient" in name)
@@ -265,7 +306,7 @@ def test_without_gradients_nothing_is_kept_and_the_numbers_are_the_same(mode):
 @each_mode
 def test_two_forward_passes_before_the_backward_passes(mode):
     results = []
-    for model in (network(False), network(mode)):
+    for model in pair(mode):
         first, second = model(images()), model(images().flip(0))
         first.sum().backward()
         second.square().sum().backward()
@@ -352,8 +393,9 @@ def watch(model, pattern):
 )
 def test_hooks_see_what_they_see_in_the_plain_model(mode, pattern):
     results = []
-    for memory_efficient in (False, mode):
-        model = network(memory_efficient)
+    watched = any(pattern in part for part in ("norm", "relu", "conv", "pool"))
+    # A transition in which a hook sees a part runs in the usual order.
+    for model in (network(False), network(mode)) if watched else pair(mode):
         seen, held = watch(model, pattern)
         seen |= steps(model, images())
         assert all(torch.equal(output, copy) for output, copy in held)
@@ -365,8 +407,7 @@ def test_hooks_see_what_they_see_in_the_plain_model(mode, pattern):
 @each_mode
 def test_a_hook_may_replace_what_a_layer_returns(mode):
     results = []
-    for memory_efficient in (False, mode):
-        model = network(memory_efficient)
+    for model in pair(mode):
         model.features.denseblock1.denselayer1.register_forward_hook(lambda m, i, o: o * 2)
         model.features.denseblock1.register_forward_hook(lambda m, i, o: o + 1)
         results.append(steps(model, images()))
@@ -410,7 +451,9 @@ def distributed_steps(rank, processes, folder):
         "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=processes
     )
     x = torch.randn(processes, 3, 3, 36, 44, generator=torch.Generator().manual_seed(0))[rank]
-    found = {mode: steps(DistributedDataParallel(network(mode)), x) for mode in (False, *MODES)}
+    found = {
+        mode: [steps(DistributedDataParallel(model), x) for model in pair(mode)] for mode in MODES
+    }
     torch.distributed.destroy_process_group()
     torch.save(found, f"{folder}/{rank}.pt")
 
@@ -425,9 +468,10 @@ def test_distributed_data_parallel_gives_the_plain_numbers(processes, tmp_path):
     gradients = []
     for rank in range(processes):
         found = torch.load(tmp_path / f"{rank}.pt")
-        gradients.append(found[False]["gradient of module.features.conv0.weight"])
         for mode in MODES:
-            assert_same(found[mode], found[False])
+            plain, efficient = found[mode]
+            assert_same(efficient, plain)
+        gradients.append(efficient["gradient of module.features.conv0.weight"])
     assert all(torch.equal(gradient, gradients[0]) for gradient in gradients)
 
 
