@@ -4,6 +4,7 @@ Each layer is a :class:`DenseLayer`, between blocks stands a :class:`Transition`
 are DenseNet's. What differs is the wiring: a layer's output replaces what it read, or is added to it.
 """
 
+import bisect
 from collections.abc import Sequence
 
 import torch
@@ -48,7 +49,7 @@ class StackedNet(nn.Module):
     ) -> None:
         super().__init__()
         self.wiring = arguments.one_of("wiring", wiring, WIRINGS)
-        channels = arguments.positive_int("width", width)
+        self.width = channels = arguments.positive_int("width", width)
         block_config = arguments.positive_ints("block_config", block_config)
         self.features = nn.Sequential()
         self.features.conv0 = nn.Conv2d(in_channels, channels, 3, padding=1, bias=False)
@@ -103,10 +104,11 @@ def of_equal_budget(reference: DenseNet, wiring: str) -> StackedNet:
         with torch.device("meta"):  # counts without memory, and draws no random numbers
             return count(stacked(width)) - count(reference)
 
-    width = 1
-    while gap(width + 1) < 0:
-        width += 1
-    return stacked(min(width, width + 1, key=lambda w: abs(gap(w))))
+    too_wide = 2
+    while gap(too_wide) < 0:
+        too_wide *= 2
+    above = bisect.bisect_left(range(too_wide), 0, lo=too_wide // 2, key=gap)
+    return stacked(min(max(above - 1, 1), above, key=lambda width: abs(gap(width))))
 
 
 def count(model: nn.Module) -> int:

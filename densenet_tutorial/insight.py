@@ -117,9 +117,10 @@ def effective_receptive_field(model: DenseNet, x: Tensor, part: str) -> Tensor:
 
     Source: Luo et al. 2016, https://arxiv.org/abs/1701.04128, section 3.
     """
+    arguments.one_of("part", part, model.parts())
     x = x.detach().requires_grad_()
     with torch.enable_grad():
-        features = _intermediate_features(model, x, part)[part]
+        features = model.intermediate_features(x)[part]
         middle = features[:, :, features.shape[2] // 2, features.shape[3] // 2].sum()
         (gradient,) = torch.autograd.grad(middle, x)
     return gradient.abs().sum(1).mean(0)
@@ -135,11 +136,6 @@ def effective_size(field: Tensor) -> float:
     within two standard deviations.
     """
     return math.sqrt(int((field > (1 - 0.9545) * field.max()).sum()))
-
-
-def _intermediate_features(model: DenseNet, x: Tensor, part: str) -> dict[str, Tensor]:
-    arguments.one_of("part", part, model.parts())
-    return model.intermediate_features(x)
 
 
 def gradient_norms(model: nn.Module, x: Tensor, labels: Tensor) -> dict[str, float]:
@@ -181,9 +177,10 @@ def grad_cam(model: DenseNet, x: Tensor, target: Tensor | int, part: str = "fina
 
     Source: Selvaraju et al. 2017, https://arxiv.org/abs/1610.02391, section 3.
     """
+    arguments.one_of("part", part, model.parts())
     target = torch.as_tensor(target, device=x.device).expand(len(x))
     with torch.enable_grad():
-        found = _intermediate_features(model, x, part)
+        found = model.intermediate_features(x)
         logits = model.classifier(F.adaptive_avg_pool2d(found["final"], (1, 1)).flatten(1))
         score = logits.gather(1, target.unsqueeze(1)).sum()
         (gradient,) = torch.autograd.grad(score, found[part])
@@ -191,7 +188,7 @@ def grad_cam(model: DenseNet, x: Tensor, target: Tensor | int, part: str = "fina
     return F.relu((weights * found[part]).sum(1)).detach()
 
 
-def _connections(
+def connections(
     model: DenseNet, block: str
 ) -> tuple[list[int], list[tuple[nn.BatchNorm2d, nn.Module]]]:
     """Channels of every source in `block`, the input first; the norm and the weights of everything that reads them.
@@ -228,7 +225,7 @@ def feature_reuse(model: DenseNet, block: str, *, scaled: bool = False) -> Tenso
     L1 norm of a connection's weights is divided by the number of input feature maps; dividing by the number of all
     its weights instead, as here, differs by one factor per kind of reader.
     """
-    sizes, readers = _connections(model, block)
+    sizes, readers = connections(model, block)
     reuse = torch.full((len(sizes), len(readers)), torch.nan)
     for column, (norm, reader) in enumerate(readers):
         by_channel = reader.weight.detach().abs().transpose(0, 1).flatten(1).mean(1)
@@ -256,7 +253,7 @@ def remove_connection(model: DenseNet, block: str, source: int, target: int) -> 
     Raises:
         ValueError: there is no such block or connection.
     """
-    sizes, readers = _connections(model, block)
+    sizes, readers = connections(model, block)
     if not (0 <= source < target <= len(readers)):
         raise ValueError(
             f"source and target must be whole numbers with 0 <= source < target <= {len(readers)} in {block}, "
@@ -321,7 +318,7 @@ def connection_costs(
         x, labels: (N, C, H, W) and (N,), on the model's device.
         batch_size: pictures at a time.
     """
-    sizes, _ = _connections(model, block)
+    sizes, _ = connections(model, block)
     pairs = [(s, t) for t in range(1, len(sizes) + 1) for s in range(t)]
     layers = list(getattr(model.features, block).values())
     names = [name for name, _ in model.features.named_children()]

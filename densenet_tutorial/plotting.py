@@ -366,7 +366,7 @@ def confusion(matrix: Tensor, classes: Sequence[str]) -> Figure:
     return figure
 
 
-def feature_reuse(rows: Mapping[str, Mapping[str, Tensor]], *, title: str) -> Figure:
+def feature_reuse_maps(rows: Mapping[str, Mapping[str, Tensor]], *, title: str) -> Figure:
     """Heat maps of :func:`insight.feature_reuse`, a row of panels for each entry of `rows`, a panel for each block.
 
     Colours compare the sources of one reader: each column is divided by its largest value. A disc marks the source
@@ -484,7 +484,7 @@ def connection_costs(
     return figure
 
 
-def grad_cam(pictures: Tensor, maps: Tensor, titles: Sequence[str], *, title: str) -> Figure:
+def grad_cam_maps(pictures: Tensor, maps: Tensor, titles: Sequence[str], *, title: str) -> Figure:
     """Pictures (N, C, H, W), their Grad-CAM maps (N, h, w) as they were computed, and the same maps smoothed."""
     columns = len(pictures)
     figure, axes = _figure(

@@ -21,7 +21,7 @@ def test_equal_depth_and_nearest_number_of_parameters(wiring, blocks):
     assert layers_with_weights(model) == layers_with_weights(dense)
     budget = baselines.count(dense)
     gap = abs(baselines.count(model) - budget)
-    width = model.features.conv0.out_channels
+    width = model.width
     for other in (width - 1, width + 1):
         neighbour = baselines.StackedNet(wiring, other, blocks, 7, in_channels=2)
         assert gap <= abs(baselines.count(neighbour) - budget)

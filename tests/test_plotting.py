@@ -101,7 +101,7 @@ def test_feature_reuse_draws_a_panel_per_block_and_marks_the_extremes(two_blocks
     maps["denseblock1"] = torch.tensor(
         [[3.0, 1.0, 2.0], [torch.nan, 2.0, 4.0], [torch.nan, torch.nan, 8.0]]
     )
-    figure = plotting.feature_reuse({"a": maps, "b": maps}, title="t")
+    figure = plotting.feature_reuse_maps({"a": maps, "b": maps}, title="t")
     panels = [axes for axes in figure.axes if axes.get_title()]
     assert [axes.get_title() for axes in panels] == ["block 1", "block 2"] * 2
     labels = [label.get_text() for label in panels[0].get_xticklabels()]
@@ -137,7 +137,7 @@ def test_connection_costs_fills_and_names_what_is_not_noise():
 def test_grad_cam_shows_the_same_numbers_twice():
     maps = torch.rand(2, 3, 3)
     pictures = torch.randint(0, 256, (2, 1, 12, 12), dtype=torch.uint8)
-    figure = plotting.grad_cam(pictures, maps, ["a", "b"], title="t")
+    figure = plotting.grad_cam_maps(pictures, maps, ["a", "b"], title="t")
     shown = [axes.images[0] for axes in figure.axes]
     assert torch.equal(torch.tensor(shown[2].get_array()), maps[0])
     assert torch.equal(torch.tensor(shown[4].get_array()), maps[0])
