@@ -436,7 +436,7 @@ def connection_costs(
     measured: Mapping[str, tuple[Sequence[ConnectionCost], Tensor]],
     *,
     title: str,
-    name_above: float = 0.025,
+    name_above: float = 0.03,
 ) -> Figure:
     """The accuracy that each connection's removal costs, against the weight with which it is read.
 
