@@ -1,11 +1,17 @@
-"""Looking inside a network: what each part costs, and how much of the image each part can see."""
+"""Looking inside a network: what its parts cost and see, what its layers read, and what an answer rests on."""
 
+import copy
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from densenet_tutorial import arguments
 from densenet_tutorial.layers import DenseBlock
 from densenet_tutorial.network import DenseNet
 
@@ -93,3 +99,267 @@ def receptive_fields(model: DenseNet) -> list[ReceptiveField]:
                 stride *= step
         fields.append(ReceptiveField(name, shortest, longest, stride))
     return fields
+
+
+def effective_receptive_field(model: DenseNet, x: Tensor, part: str) -> Tensor:
+    """How strongly each pixel acts on the unit in the middle of the features after `part`.
+
+    For each picture, the gradient of that unit (all its channels added up) by every pixel, without its sign;
+    then the mean over the pictures.
+
+    Args:
+        model: in evaluation mode; in training mode batch norm mixes the pictures of a batch.
+        x: (N, C, H, W), pictures as the model reads them.
+        part: a name of :meth:`DenseNet.intermediate_features`.
+
+    Returns:
+        (H, W), at least 0, where 0 means no effect.
+
+    Source: Luo et al. 2016, https://arxiv.org/abs/1701.04128, section 3.
+    """
+    arguments.one_of("part", part, model.parts())
+    x = x.detach().requires_grad_()
+    with torch.enable_grad():
+        features = model.intermediate_features(x)[part]
+        middle = features[:, :, features.shape[2] // 2, features.shape[3] // 2].sum()
+        (gradient,) = torch.autograd.grad(middle, x)
+    return gradient.abs().sum(1).mean(0)
+
+
+def effective_size(field: Tensor) -> float:
+    """Side, in pixels, of the square with as many pixels as act on the middle at least 4.55 % as much as the strongest.
+
+    Args:
+        field: (H, W), what :func:`effective_receptive_field` returns.
+
+    Source: Luo et al. 2016, https://arxiv.org/abs/1701.04128, section 3: a bell curve has 95.45 % of its mass
+    within two standard deviations.
+    """
+    return math.sqrt(int((field > (1 - 0.9545) * field.max()).sum()))
+
+
+def gradient_norms(model: nn.Module, x: Tensor, labels: Tensor) -> dict[str, float]:
+    """Size (Euclidean norm) of the gradient of the cross-entropy by the weights of every convolution and linear layer.
+
+    Args:
+        model: any classifier; it stays as it is, batch norm's running statistics and ``.grad`` included.
+        x, labels: (N, C, H, W) and (N,), one batch.
+
+    Returns:
+        the norms by name of module, in the order of :meth:`torch.nn.Module.named_modules`.
+    """
+    model = copy.deepcopy(model)  # a pass in training mode moves running statistics
+    weights = {
+        name: module.weight
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Conv2d | nn.Linear)
+    }
+    with torch.enable_grad():
+        loss = F.cross_entropy(model(x), labels)
+        gradients = torch.autograd.grad(loss, list(weights.values()))
+    return {name: gradient.norm().item() for name, gradient in zip(weights, gradients)}
+
+
+def grad_cam(model: DenseNet, x: Tensor, target: Tensor | int, part: str = "final") -> Tensor:
+    """Where in the picture the features after `part` speak for class `target`.
+
+    Each feature map is weighted by the mean, over its pixels, of the gradient of the class's logit; the sum over
+    all maps is kept where it is positive. No hooks: the features come from :meth:`DenseNet.intermediate_features`.
+
+    Args:
+        model: in evaluation mode; in training mode batch norm mixes the pictures of a batch.
+        x: (N, C, H, W), pictures as the model reads them.
+        target: the class to explain, one for all pictures or (N,), one for each.
+        part: a name of :meth:`DenseNet.intermediate_features`.
+
+    Returns:
+        (N, h, w) at the resolution of the features, at least 0, in units of the logit times h w.
+
+    Source: Selvaraju et al. 2017, https://arxiv.org/abs/1610.02391, section 3.
+    """
+    arguments.one_of("part", part, model.parts())
+    target = torch.as_tensor(target, device=x.device).expand(len(x))
+    with torch.enable_grad():
+        found = model.intermediate_features(x)
+        logits = model.classifier(F.adaptive_avg_pool2d(found["final"], (1, 1)).flatten(1))
+        score = logits.gather(1, target.unsqueeze(1)).sum()
+        (gradient,) = torch.autograd.grad(score, found[part])
+    weights = gradient.mean((2, 3), keepdim=True)
+    return F.relu((weights * found[part]).sum(1)).detach()
+
+
+def connections(
+    model: DenseNet, block: str
+) -> tuple[list[int], list[tuple[nn.BatchNorm2d, nn.Module]]]:
+    """Channels of every source in `block`, the input first; the norm and the weights of everything that reads them.
+
+    The readers are the block's layers in order and, last, what reads its output: a transition or the classifier.
+    """
+    parts = model.parts()
+    names = list(parts)
+    blocks = [name for name in names if isinstance(parts[name][0], DenseBlock)]
+    layers = list(parts[arguments.one_of("block", block, blocks)][0].values())
+    (behind,) = parts[names[names.index(block) + 1]]
+    end = (behind, model.classifier) if block == blocks[-1] else (behind.norm, behind.conv)
+    made = [getattr(layer, "conv2", layer.conv1).out_channels for layer in layers]
+    return (
+        [layers[0].norm1.num_features, *made],
+        [*((layer.norm1, layer.conv1) for layer in layers), end],
+    )
+
+
+def feature_reuse(model: DenseNet, block: str, *, scaled: bool = False) -> Tensor:
+    """Mean absolute weight with which each reader in `block` reads each source.
+
+    Args:
+        model: trained or not.
+        block: ``"denseblock1"``, ``"denseblock2"``, …
+        scaled: multiply each weight by the absolute value of batch norm's factor (gamma) for the channel that it
+            reads. The weights act on ``relu(gamma * normalised + beta)``, so without gamma they say only half.
+
+    Returns:
+        (L + 1, L + 1) for a block of L layers. Rows are sources: the block's input, layers 1 to L. Columns are
+        readers: layers 1 to L, then the transition or the classifier behind the block. NaN where nothing is read.
+
+    Source: Huang et al. 2017, https://arxiv.org/abs/1608.06993, figure 5, for layers without bottleneck. There the
+    L1 norm of a connection's weights is divided by the number of input feature maps; dividing by the number of all
+    its weights instead, as here, differs by one factor per kind of reader.
+    """
+    sizes, readers = connections(model, block)
+    reuse = torch.full((len(sizes), len(readers)), torch.nan)
+    for column, (norm, reader) in enumerate(readers):
+        by_channel = reader.weight.detach().abs().transpose(0, 1).flatten(1).mean(1)
+        if scaled:
+            by_channel = by_channel * norm.weight.detach().abs()
+        for row, channels in enumerate(by_channel.split(sizes[: column + 1])):
+            reuse[row, column] = channels.mean()
+    return reuse
+
+
+@contextmanager
+def remove_connection(model: DenseNet, block: str, source: int, target: int) -> Iterator[None]:
+    """Within the ``with`` block, `target` does not read `source`: the weights between them are zero.
+
+    Zero weights are what a network without the wire would have. Nothing makes up for what is missing, neither
+    batch norm's running statistics, which were taken with the wire, nor training; so the cost is that of cutting a
+    trained network, not that of training one without the connection. Afterwards, also after an exception, every
+    weight is what it was, bit for bit.
+
+    Args:
+        block: ``"denseblock1"``, ``"denseblock2"``, …
+        source: 0 for the block's input, 1 to L for its layers.
+        target: 1 to L for a layer, L + 1 for the transition or classifier behind the block; above `source`.
+
+    Raises:
+        ValueError: there is no such block or connection.
+    """
+    sizes, readers = connections(model, block)
+    if not (0 <= source < target <= len(readers)):
+        raise ValueError(
+            f"source and target must be whole numbers with 0 <= source < target <= {len(readers)} in {block}, "
+            f"got {source!r} and {target!r}"
+        )
+    weight = readers[target - 1][1].weight
+    columns = weight.detach().narrow(1, sum(sizes[:source]), sizes[source])
+    kept = columns.clone()
+    columns.zero_()
+    try:
+        yield
+    finally:
+        columns.copy_(kept)
+
+
+@dataclass(frozen=True)
+class ConnectionCost:
+    """What the removal of one connection does to a network's answers.
+
+    Attributes:
+        source, target: as for :func:`remove_connection`.
+        lost: pictures that were right and are wrong without the connection.
+        gained: pictures that were wrong and are right without it.
+        pictures: how many were looked at.
+        loss: by how much the mean cross-entropy rises.
+    """
+
+    source: int
+    target: int
+    lost: int
+    gained: int
+    pictures: int
+    loss: float
+
+    @property
+    def drop(self) -> float:
+        """By how much the accuracy falls, as a share of the pictures."""
+        return (self.lost - self.gained) / self.pictures
+
+    @property
+    def error(self) -> float:
+        """Standard error of :attr:`drop` from the choice of pictures.
+
+        Both accuracies come from the same pictures, so only those count whose answer changed: each adds +1, 0 or
+        -1, and this is the binomial (here trinomial) standard error of their mean.
+        """
+        changed = self.lost + self.gained
+        return math.sqrt(changed / self.pictures - self.drop**2) / math.sqrt(self.pictures)
+
+
+def connection_costs(
+    model: DenseNet, block: str, x: Tensor, labels: Tensor, *, batch_size: int = 100
+) -> list[ConnectionCost]:
+    """Remove each connection of `block` in turn and count the answers that change.
+
+    Connections into what stands behind the block are included. Whatever comes before the layer that reads a
+    connection does not change with it, and is computed once.
+
+    Args:
+        model: put into evaluation mode for the time.
+        block: ``"denseblock1"``, ``"denseblock2"``, …
+        x, labels: (N, C, H, W) and (N,), on the model's device.
+        batch_size: pictures at a time.
+    """
+    sizes, _ = connections(model, block)
+    pairs = [(s, t) for t in range(1, len(sizes) + 1) for s in range(t)]
+    layers = list(getattr(model.features, block).values())
+    names = [name for name, _ in model.features.named_children()]
+    at = names.index(block)
+    before, behind = model.features[:at], model.features[at + 1 :]
+
+    def answer(features: list[Tensor]) -> Tensor:
+        features = list(features)
+        for layer in layers[len(features) - 1 :]:
+            features.append(layer(features))
+        pooled = F.relu(behind(torch.cat(features, 1))).mean((2, 3))
+        return model.classifier(pooled)
+
+    was_training = model.training
+    model.eval()
+    logits = {pair: [] for pair in [None, *pairs]}
+    with torch.no_grad():
+        for pictures in x.split(batch_size):
+            features = [before(pictures)]
+            for layer in layers:
+                features.append(layer(features))
+            logits[None].append(answer(features))
+            for source, target in pairs:
+                with remove_connection(model, block, source, target):
+                    logits[source, target].append(answer(features[:target]))
+    model.train(was_training)
+
+    whole = torch.cat(logits.pop(None))
+    right = whole.argmax(1) == labels
+    costs = []
+    for (source, target), parts in logits.items():
+        without = torch.cat(parts)
+        still = without.argmax(1) == labels
+        costs.append(
+            ConnectionCost(
+                source,
+                target,
+                lost=int((right & ~still).sum()),
+                gained=int((still & ~right).sum()),
+                pictures=len(labels),
+                loss=(F.cross_entropy(without, labels) - F.cross_entropy(whole, labels)).item(),
+            )
+        )
+    return costs

@@ -109,3 +109,71 @@ def test_time_and_memory_places_each_model_at_its_median():
     points = [container.lines[0].get_xydata().tolist() for container in figure.axes[0].containers]
     assert points == [[[80, 1]], [[10, 0.75]]]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["theirs", "ours"]
+
+
+@pytest.fixture(scope="module")
+def two_blocks():
+    return DenseNet(4, (2, 3), 8, num_classes=5, in_channels=1, stem="cifar").eval()
+
+
+def test_feature_reuse_draws_a_panel_per_block_and_marks_the_extremes(two_blocks):
+    blocks = ("denseblock1", "denseblock2")
+    maps = {block: insight.feature_reuse(two_blocks, block) for block in blocks}
+    maps["denseblock1"] = torch.tensor(
+        [[3.0, 1.0, 2.0], [torch.nan, 2.0, 4.0], [torch.nan, torch.nan, 8.0]]
+    )
+    figure = plotting.feature_reuse_maps({"a": maps, "b": maps}, title="t")
+    panels = [axes for axes in figure.axes if axes.get_title()]
+    assert [axes.get_title() for axes in panels] == ["block 1", "block 2"] * 2
+    labels = [label.get_text() for label in panels[0].get_xticklabels()]
+    assert labels == ["1", "2", "tr."]
+    assert panels[1].get_xticklabels()[-1].get_text() == "end"
+    marks = {(line.get_marker(), *line.get_xydata()[0].tolist()) for line in panels[0].lines}
+    assert marks == {("o", 0, 0), ("o", 1, 1), ("x", 1, 0), ("o", 2, 2), ("x", 2, 0)}
+
+
+def test_gradient_norms_draws_the_median_and_the_range():
+    values = torch.tensor([[1.0, 2.0], [3.0, 6.0], [100.0, 4.0]])
+    axes = plotting.gradient_norms({"a": values, "b": values}, title="t").axes[0]
+    assert axes.lines[0].get_ydata().tolist() == [3.0, 4.0]
+    band = axes.collections[0].get_paths()[0].vertices[:, 1]
+    assert (band.min(), band.max()) == (1.0, 100.0)
+    assert "3 seeds" in axes.get_legend().get_title().get_text()
+
+
+def test_connection_costs_fills_and_names_what_is_not_noise():
+    costs = [
+        insight.ConnectionCost(0, 1, lost=50, gained=0, pictures=100, loss=1.0),
+        insight.ConnectionCost(0, 2, lost=2, gained=1, pictures=100, loss=0.1),
+    ]
+    reuse = torch.tensor([[0.1, 0.2, 0.3]] * 3)
+    figure = plotting.connection_costs({"denseblock2": (costs, reuse)}, title="t")
+    axes = figure.axes[0]
+    drawn = [line for line in axes.lines if len(line.get_xdata()) == 1 and line.get_marker() == "o"]
+    assert [line.get_markerfacecolor() == "white" for line in drawn] == [False, True]
+    assert [line.get_xdata()[0] for line in drawn] == pytest.approx([0.1, 0.2])
+    assert [text.get_text() for text in axes.texts] == ["in→1"]
+
+
+def test_grad_cam_shows_the_same_numbers_twice():
+    maps = torch.rand(2, 3, 3)
+    pictures = torch.randint(0, 256, (2, 1, 12, 12), dtype=torch.uint8)
+    figure = plotting.grad_cam_maps(pictures, maps, ["a", "b"], title="t")
+    shown = [axes.images[0] for axes in figure.axes]
+    assert torch.equal(torch.tensor(shown[2].get_array()), maps[0])
+    assert torch.equal(torch.tensor(shown[4].get_array()), maps[0])
+    assert [image.get_interpolation() for image in shown[2::2]] == ["nearest", "bicubic"]
+    assert figure.axes[2].get_ylabel() == "3 × 3 numbers"
+
+
+def test_effective_receptive_fields_draws_both_squares():
+    field = torch.zeros(9, 9)
+    field[2:7, 2:7] = 0.01
+    field[3:6, 3:6] = 1.0
+    figure = plotting.effective_receptive_fields({"a": field}, {"a": 5}, title="t")
+    panel = figure.axes[0]
+    assert [patch.get_bbox().bounds for patch in panel.patches] == [
+        (1.5, 1.5, 5, 5),
+        (2.5, 2.5, 3, 3),
+    ]
+    assert panel.get_title() == "a\n5 in theory, 3 in effect"
