@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -73,13 +74,13 @@ class DenseNet(nn.Module):
         self.features.memory_efficient = memory_efficient
         if stem == "imagenet":
             self.features.conv0 = nn.Conv2d(
-                in_channels, channels, 7, stride=2, padding=3, bias=False
+                self.in_channels, channels, 7, stride=2, padding=3, bias=False
             )
             self.features.norm0 = nn.BatchNorm2d(channels)
             self.features.relu0 = nn.ReLU()
             self.features.pool0 = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
         else:
-            self.features.conv0 = nn.Conv2d(in_channels, channels, 3, padding=1, bias=False)
+            self.features.conv0 = nn.Conv2d(self.in_channels, channels, 3, padding=1, bias=False)
 
         for i, num_layers in enumerate(block_config, start=1):
             block = DenseBlock(
@@ -88,7 +89,7 @@ class DenseNet(nn.Module):
             self.features.add_module(f"denseblock{i}", block)
             channels += num_layers * growth_rate
             if i < len(block_config):
-                compressed = int(channels * compression)
+                compressed = int(channels * compression + 1e-9)  # 100 * 0.29 gives 28.999…
                 if compressed == 0:
                     raise ValueError(
                         f"compression must leave at least 1 of {channels} channels, got {compression!r}"
@@ -145,6 +146,10 @@ class DenseNet(nn.Module):
         return parts
 
     def _check_input(self, x: Tensor) -> None:
+        if not torch.jit.is_scripting() and not isinstance(x, Tensor):
+            raise ValueError(f"x must be a tensor, got {type(x).__name__}")
+        if not x.is_floating_point():
+            raise ValueError(f"x must hold normalised floats, got {x.dtype}")
         if (
             x.dim() != 4
             or x.shape[1] != self.in_channels
