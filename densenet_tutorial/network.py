@@ -246,7 +246,7 @@ def densenet(
             `num_classes` rows; a sequence such as ``[281, 282, 285]`` keeps these rows, in this order.
         overrides: any other argument of :class:`DenseNet`, in place of the named model's. With `in_channels` other than
             the weights', their first convolution is adapted: from 3 to 1 its kernels are summed, from 1 to 3 shared
-            out, so that a grey picture, normalised, gives the same as before (:func:`state_dicts.fit`).
+            out, so that a grey picture, normalised, gives the same as before (:func:`state_dicts.adapt_state_dict`).
 
     What was converted or adapted is logged, by the logger ``densenet_tutorial.network`` at level INFO.
 
@@ -267,7 +267,7 @@ def densenet(
         config["num_classes"] = num_classes
     model = DenseNet(**config)
     if loaded:
-        state_dict, notes = pretrained.fit(loaded, model.state_dict(), head, _ARCHITECTURES)
+        state_dict, notes = pretrained.adapt(loaded, model.state_dict(), head, _ARCHITECTURES)
         model.load_state_dict(state_dict)
         for note in [*loaded.notes, *notes]:
             _log.info("%s: %s", loaded.file.name, note)

@@ -100,13 +100,13 @@ def read(weights: str | Path, name: str | None = None) -> Weights:
     return Weights(path, model, content["config"] if checkpoints.is_ours(content) else None, notes)
 
 
-def fit(
+def adapt(
     weights: Weights,
     like: Mapping[str, Tensor],
     head: str | Sequence[int] | None = None,
     known: Mapping[str, Architecture] | None = None,
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """:func:`state_dicts.fit` for `weights`, which must be of the architecture of `like`, a model's state dict.
+    """:func:`state_dicts.adapt_state_dict` for `weights`, which must be of the architecture of `like`, a model's state dict.
 
     `known` gives architectures their names, for the message that says which one the weights look like.
 
@@ -125,7 +125,7 @@ def fit(
             names = [name for name, one in (known or {}).items() if one == theirs]
             looks = names[0] if names else "a DenseNet that has no name here"
             raise ValueError(f"it looks like {looks}: {theirs}. The model has {ours}")
-        return state_dicts.fit(weights.model, like, head)
+        return state_dicts.adapt_state_dict(weights.model, like, head)
 
 
 def save(model: nn.Module | Mapping[str, Tensor], path: str | Path) -> None:

@@ -160,7 +160,7 @@ def architecture(state_dict: Mapping[str, Tensor]) -> Architecture:
         ) from error
 
 
-def fit(
+def adapt_state_dict(
     state_dict: Mapping[str, Tensor],
     like: Mapping[str, Tensor],
     head: str | Sequence[int] | None = None,

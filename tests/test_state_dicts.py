@@ -8,7 +8,7 @@ import torch
 import torchvision
 
 from densenet_tutorial import DenseNet, densenet
-from densenet_tutorial.state_dicts import architecture, convert_state_dict, fit
+from densenet_tutorial.state_dicts import adapt_state_dict, architecture, convert_state_dict
 
 OPTIONS = {"growth_rate": 4, "block_config": (2, 3), "num_init_features": 8, "num_classes": 5}
 
@@ -157,7 +157,7 @@ def model_of(**options):
 
 def fitted(theirs, head=None, **options):
     model = model_of(**options)
-    state, notes = fit(theirs.state_dict(), model.state_dict(), head)
+    state, notes = adapt_state_dict(theirs.state_dict(), model.state_dict(), head)
     model.load_state_dict(state)
     return model, notes
 
@@ -170,7 +170,7 @@ def test_a_classifier_of_the_same_size_is_kept(theirs):
 @pytest.mark.parametrize(("head", "classes"), [(None, 3), ("new", 3), ("new", 5), (None, 9)])
 def test_a_new_classifier_is_the_models_own_and_the_rest_is_loaded(theirs, head, classes):
     model = model_of(num_classes=classes)
-    state, notes = fit(theirs.state_dict(), model.state_dict(), head)
+    state, notes = adapt_state_dict(theirs.state_dict(), model.state_dict(), head)
     assert torch.equal(state["classifier.weight"], model.classifier.weight)
     assert torch.equal(state["features.norm5.weight"], theirs.features.norm5.weight)
     assert notes == [f"a new classifier of {classes} classes, with random weights"]
@@ -198,10 +198,10 @@ def test_a_head_that_does_not_fit_is_refused(theirs, head, classes):
 def test_a_file_without_classifier_needs_a_new_one_that_is_asked_for(theirs):
     state = {k: v for k, v in theirs.state_dict().items() if not k.startswith("classifier")}
     like = model_of(num_classes=3).state_dict()
-    assert fit(state, like, "new")[0].keys() == like.keys()
+    assert adapt_state_dict(state, like, "new")[0].keys() == like.keys()
     for head in (None, "slice"):
         with pytest.raises(ValueError, match="it has no classifier"):
-            fit(state, like, head)
+            adapt_state_dict(state, like, head)
 
 
 # ------------------------------------------------------------------------------ channels
@@ -212,7 +212,7 @@ def test_a_grey_picture_gives_the_same_whatever_the_channels(n, m):
     torch.manual_seed(0)
     before = model_of(in_channels=n)
     after = model_of(in_channels=m)
-    state, notes = fit(before.state_dict(), after.state_dict())
+    state, notes = adapt_state_dict(before.state_dict(), after.state_dict())
     after.load_state_dict(state)
     grey = torch.randn(2, 1, 64, 64)
     torch.testing.assert_close(
@@ -234,7 +234,7 @@ def test_faults_are_counted_and_the_first_are_named(theirs):
     state["features.norm0.weight"] = torch.zeros(7)
     state["features.norm0.bias"] = torch.full((8,), torch.nan)
     with pytest.raises(ValueError) as caught:
-        fit(state, like)
+        adapt_state_dict(state, like)
     message = str(caught.value)
     assert "missing keys: 4 (features.denseblock2.denselayer1.conv1.weight, " in message
     assert ", …)" in message
