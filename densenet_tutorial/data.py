@@ -30,6 +30,9 @@ FASHION_CLASSES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
 )  # fmt: skip
 
+#: What :func:`photograph` has.
+PHOTOGRAPHS = ("cat", "coffee", "rocket")
+
 #: SHA-256 of the files in ``assets``.
 FASHION_MINI_SHA256 = "d9db67166f584c9e1ac219bb2780d6b5a706c476378bb1108d446b5e90ad1c8b"
 DIGITS_SHA256 = "2ebdc67e99821bd3a10c8dbdb383dd3a34738146b9976193e776a2757c7f0b14"
@@ -105,6 +108,18 @@ def read_image(path: str | Path, shape: Sequence[int]) -> Tensor:
     except (OSError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path} cannot be read as a picture: {error}") from error
     return torch.from_numpy(np.array(picture)).reshape(height, width, channels).permute(2, 0, 1)
+
+
+def photograph(name: str) -> Image.Image:
+    """A photograph that ships with the package, in colour, its shorter side 300 pixels: one of :data:`PHOTOGRAPHS`.
+
+    Source and licence of each are in ``assets/photographs.LICENSE``.
+    """
+    file = f"assets/{arguments.one_of('name', name, PHOTOGRAPHS)}.jpg"
+    with Image.open(
+        io.BytesIO(resources.files("densenet_tutorial").joinpath(file).read_bytes())
+    ) as picture:
+        return picture.convert("RGB")
 
 
 def load_dataset(name: str = "fashion-mini", root: str | Path | None = None) -> ImageDataset:

@@ -80,6 +80,11 @@ def results(name: str) -> dict[str, Any]:
     return json.loads((_ASSETS / f"{name}.json").read_text(encoding="utf-8"))
 
 
+def is_here(name: str) -> bool:
+    """Whether the ImageNet weights of the model called `name` are on this machine already."""
+    return downloads.cached_path(IMAGENET_ADDRESS + IMAGENET_FILES[name]).exists()
+
+
 def read(weights: str | Path, name: str | None = None) -> Weights:
     """Read `weights`, fetching them first if need be; nothing in a file is run.
 

@@ -39,8 +39,8 @@ def convert_state_dict(content: Any) -> tuple[dict[str, Tensor], list[str]]:
     Raises:
         ValueError: `content` holds no state dict, or a key twice once renamed.
     """
-    state_dict, notes = _unwrapped(content)
-    renamed = _renamed(state_dict, notes)
+    state_dict, notes = unwrapped(content)
+    renamed = renamed_keys(state_dict, notes)
 
     norms = [key.removesuffix("running_var") for key in renamed if key.endswith(".running_var")]
     counters = [f"{norm}num_batches_tracked" for norm in norms]
@@ -56,7 +56,7 @@ def convert_state_dict(content: Any) -> tuple[dict[str, Tensor], list[str]]:
     return renamed, notes
 
 
-def _unwrapped(content: Any) -> tuple[dict[str, Tensor], list[str]]:
+def unwrapped(content: Any) -> tuple[dict[str, Tensor], list[str]]:
     """The state dict in `content`, and how it was found."""
     notes = []
     while isinstance(content, Mapping):
@@ -79,7 +79,7 @@ def _unwrapped(content: Any) -> tuple[dict[str, Tensor], list[str]]:
     )
 
 
-def _renamed(state_dict: Mapping[str, Tensor], notes: list[str]) -> dict[str, Tensor]:
+def renamed_keys(state_dict: Mapping[str, Tensor], notes: list[str]) -> dict[str, Tensor]:
     names = {key: str(key) for key in state_dict}
 
     def rename(what: str, new: dict[str, str]) -> None:

@@ -78,6 +78,13 @@ def test_digits_are_what_scikit_learn_ships():
     assert dataset.test_images.max() == 255 and dataset.test_images.min() == 0
 
 
+@pytest.mark.parametrize("name", data.PHOTOGRAPHS)
+def test_photographs_are_in_colour_large_enough_and_credited(name):
+    picture = data.photograph(name)
+    assert picture.mode == "RGB" and min(picture.size) == 300
+    assert f"{name}.jpg" in (ASSETS / "photographs.LICENSE").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("name", ["FASHION_MINI", "DIGITS"])
 def test_damage_to_what_ships_is_noticed(monkeypatch, name):
     monkeypatch.setattr(data, f"{name}_SHA256", "0" * 64)

@@ -127,9 +127,11 @@ def test_an_official_file_gives_torchvisions_logits_from_disk_and_from_the_web(
         monkeypatch.setitem(pretrained.IMAGENET_FILES, name, file)
         monkeypatch.setattr(pretrained, "IMAGENET_ADDRESS", f"{web.address}/")
         address = web.put(file, content)
+        assert not pretrained.is_here(name)
         for weights in (path, str(path), "imagenet", address):
             model = densenet(name, weights=weights).eval()
             torch.testing.assert_close(model(X), logits, rtol=1e-5, atol=1e-6)
+        assert pretrained.is_here(name)
         assert web.asked == [f"/{file}"], "fetched once, then from the cache"
         assert [path.name for path in cache.iterdir()] == [file]
 
