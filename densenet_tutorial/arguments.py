@@ -30,15 +30,20 @@ def positive_int(name: str, value: Any) -> int:
 
 def positive_ints(name: str, values: Any) -> tuple[int, ...]:
     """Return `values` as a non-empty tuple of ints of at least 1."""
+    return whole_numbers(name, values, least=1)
+
+
+def whole_numbers(name: str, values: Any, *, least: int = 0) -> tuple[int, ...]:
+    """Return `values` as a non-empty tuple of ints of at least `least`."""
     # Python would go through these too: bytes as numbers, sets in no order, dicts key by key.
     refused = isinstance(values, (bytes, bytearray, AbstractSet, Mapping))
     try:
-        checked = () if refused else tuple(positive_int(name, value) for value in values)
+        checked = () if refused else tuple(whole_number(name, v, least=least) for v in values)
     except (TypeError, ValueError):
         checked = ()
     if not checked:
         raise ValueError(
-            f"{name} must be a non-empty sequence of whole numbers of at least 1, got {values!r}"
+            f"{name} must be a non-empty sequence of whole numbers of at least {least}, got {values!r}"
         )
     return checked
 

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from densenet_tutorial import arguments, memory, pretrained
 from densenet_tutorial.layers import DenseBlock, Transition
-from densenet_tutorial.state_dicts import Architecture
+from densenet_tutorial.state_dicts import Architecture, checked_head
 
 _log = logging.getLogger(__name__)
 
@@ -255,10 +255,11 @@ def densenet(
         pretrained.WeightsError: (a ValueError) there are no such weights, or they do not fit the model.
     """
     config = dict(CONFIGS[arguments.one_of("name", name, CONFIGS)])
+    head = checked_head(head)
     loaded = None if weights is None else pretrained.read(weights, name)
     if loaded:
         config |= loaded.model_options(name)
-        if num_classes is None and head is not None and not isinstance(head, str):
+        if num_classes is None and isinstance(head, tuple):
             num_classes = len(head)
     elif head is not None:
         raise ValueError(f"head must be None without weights, got {head!r}")

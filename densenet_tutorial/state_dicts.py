@@ -183,7 +183,7 @@ def adapt_state_dict(
             or values that are not numbers.
     """
     fitted, notes = dict(state_dict), []
-    _fit_classifier(fitted, like, head, notes)
+    _fit_classifier(fitted, like, checked_head(head), notes)
     _fit_first_convolution(fitted, like, notes)
 
     missing = [key for key in like if key not in fitted]
@@ -213,30 +213,34 @@ def adapt_state_dict(
     return {key: fitted[key] for key in like}, notes
 
 
+def checked_head(head: Any) -> str | tuple[int, ...] | None:
+    """Return `head` if :func:`adapt_state_dict` takes it, row numbers as a tuple."""
+    if head is None or isinstance(head, str):
+        return arguments.one_of("head", head, (None, "new", "slice"))
+    return arguments.whole_numbers("head", head)
+
+
 def _fit_classifier(
-    fitted: dict[str, Tensor], like: Mapping[str, Tensor], head: Any, notes: list[str]
+    fitted: dict[str, Tensor],
+    like: Mapping[str, Tensor],
+    head: str | tuple[int, ...] | None,
+    notes: list[str],
 ) -> None:
     classes = len(like["classifier.weight"])
     old = fitted.get("classifier.weight")
     if old is None and head is None:
-        raise ValueError("it has no classifier; say num_classes for a new one")
+        raise ValueError("it has no classifier; head='new' makes one")
     if old is None and head != "new":
         raise ValueError(f"it has no classifier, and head={head!r} needs one")
     if old is not None and (old.dim() != 2 or len(fitted.get("classifier.bias", old)) != len(old)):
         return  # no classifier at all: the comparison of shapes says so
-    if head is None:
-        head = "new" if len(old) != classes else range(classes)
-    if head == "new":
+    if head is None and len(old) == classes:
+        return
+    if head in (None, "new"):
         fitted |= {f"classifier.{part}": like[f"classifier.{part}"] for part in ("weight", "bias")}
         notes.append(f"a new classifier of {classes} classes, with random weights")
         return
-    if isinstance(head, str):
-        arguments.one_of("head", head, (None, "new", "slice"))
-    rows = (
-        list(range(classes))
-        if head == "slice"
-        else [arguments.whole_number("head", i) for i in head]
-    )
+    rows = list(range(classes)) if head == "slice" else list(head)
     if len(rows) != classes or not all(0 <= row < len(old) for row in rows):
         raise ValueError(
             f"head must choose {classes} of the {len(old)} classes (0 to {len(old) - 1}), got {_listed(rows)}"

@@ -188,7 +188,19 @@ def test_chosen_rows_give_the_old_logits_of_these_classes(theirs, head, rows):
 
 @pytest.mark.parametrize(
     ("head", "classes"),
-    [("slice", 6), ([0, 1], 3), ([0, 5], 2), ([0, -1], 2), ([0, 1.0], 2), ("first", 2), ("", 2)],
+    [
+        ("slice", 6),
+        ([0, 1], 3),
+        ([0, 5], 2),
+        ([0, -1], 2),
+        ([0, 1.0], 2),
+        ("first", 2),
+        ("", 2),
+        ([], 2),
+        ({0, 1}, 2),
+        (2, 2),
+        ([True, False], 2),
+    ],
 )
 def test_a_head_that_does_not_fit_is_refused(theirs, head, classes):
     with pytest.raises(ValueError, match="head must"):
@@ -199,9 +211,10 @@ def test_a_file_without_classifier_needs_a_new_one_that_is_asked_for(theirs):
     state = {k: v for k, v in theirs.state_dict().items() if not k.startswith("classifier")}
     like = model_of(num_classes=3).state_dict()
     assert adapt_state_dict(state, like, "new")[0].keys() == like.keys()
-    for head in (None, "slice"):
-        with pytest.raises(ValueError, match="it has no classifier"):
-            adapt_state_dict(state, like, head)
+    with pytest.raises(ValueError, match="it has no classifier; head='new' makes one"):
+        adapt_state_dict(state, like)
+    with pytest.raises(ValueError, match="it has no classifier, and head='slice' needs one"):
+        adapt_state_dict(state, like, "slice")
 
 
 # ------------------------------------------------------------------------------ channels
