@@ -162,8 +162,8 @@ def _trained(options: argparse.Namespace) -> tuple[network.DenseNet, dict[str, A
     """The model that the command's weights hold, ready to predict, and what they say of their data."""
     from densenet_tutorial import pretrained
 
-    config = pretrained.read(options.weights)["config"]
-    if not config["model"]:
+    config = pretrained.read(options.weights).config
+    if not (config and config["model"]):
         raise ValueError(f"weights {options.weights!r} do not say of which model they are")
     model = network.densenet(config["model"]["name"], weights=options.weights)
     return model.eval().to(environment.device(options.device)), config["dataset"]

@@ -4,13 +4,12 @@ They are read with ``weights_only=True``: nothing in a file runs code.
 """
 
 import io
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from densenet_tutorial import files
+from densenet_tutorial import files, tensor_files
 
 #: Written into every checkpoint, so that a file of another kind is recognised.
 FORMAT = "densenet-tutorial checkpoint 1"
@@ -32,19 +31,20 @@ def read(path: str | Path) -> dict[str, Any]:
     Raises:
         ValueError: there is no such file, or it is damaged or of another kind.
     """
+    if not Path(path).exists():
+        raise ValueError(f"{path} does not exist")
     try:
-        with zipfile.ZipFile(path) as archive:  # torch.load itself does not compare checksums
-            if damaged := archive.testzip():
-                raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise ValueError(f"{path} does not exist") from error
-    except Exception as error:  # torch.load raises whatever its parts do; all of it means the same
-        reason = str(error).partition("\n")[0]
-        raise ValueError(f"{path} is damaged or is no checkpoint ({reason})") from error
-    if not (isinstance(content, dict) and content.get("format") == FORMAT):
+        content = tensor_files.read(path)
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged or is no checkpoint: {error}") from error
+    if not is_ours(content):
         raise ValueError(f"{path} is not a checkpoint of this package ({FORMAT!r} is missing)")
     return content
+
+
+def is_ours(content: Any) -> bool:
+    """Whether `content`, read from some file, is a checkpoint that :func:`write` wrote."""
+    return isinstance(content, dict) and content.get("format") == FORMAT
 
 
 def reason(error: Exception) -> str:

@@ -1,6 +1,6 @@
 """Data sets of small images, held in memory as bytes.
 
-``fashion-mini`` ships with the package. The full sets come through torchvision, or from a folder that
+``fashion-mini`` and ``digits`` ship with the package. The full sets come through torchvision, or from a folder that
 already holds their files; ``DENSENET_TUTORIAL_DATA`` says where (default ``~/.cache/densenet-tutorial``).
 """
 
@@ -9,6 +9,7 @@ import contextlib
 import gzip
 import hashlib
 import io
+import math
 import os
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -29,8 +30,12 @@ FASHION_CLASSES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
 )  # fmt: skip
 
-#: SHA-256 of ``assets/fashion-mini.npy.bz2``.
+#: What :func:`photograph` has.
+PHOTOGRAPHS = ("cat", "coffee", "rocket")
+
+#: SHA-256 of the files in ``assets``.
 FASHION_MINI_SHA256 = "d9db67166f584c9e1ac219bb2780d6b5a706c476378bb1108d446b5e90ad1c8b"
+DIGITS_SHA256 = "2ebdc67e99821bd3a10c8dbdb383dd3a34738146b9976193e776a2757c7f0b14"
 
 #: SHA-256 of what is inside Fashion-MNIST's four files. (Of the content, since packers differ: Debian's package
 #: holds the original files with the name and time taken out of their gzip headers.)
@@ -105,11 +110,24 @@ def read_image(path: str | Path, shape: Sequence[int]) -> Tensor:
     return torch.from_numpy(np.array(picture)).reshape(height, width, channels).permute(2, 0, 1)
 
 
+def photograph(name: str) -> Image.Image:
+    """A photograph that ships with the package, in colour, its shorter side 300 pixels: one of :data:`PHOTOGRAPHS`.
+
+    Source and licence of each are in ``assets/photographs.LICENSE``.
+    """
+    file = f"assets/{arguments.one_of('name', name, PHOTOGRAPHS)}.jpg"
+    with Image.open(
+        io.BytesIO(resources.files("densenet_tutorial").joinpath(file).read_bytes())
+    ) as picture:
+        return picture.convert("RGB")
+
+
 def load_dataset(name: str = "fashion-mini", root: str | Path | None = None) -> ImageDataset:
     """Load a data set into memory.
 
     Args:
-        name: ``"fashion-mini"`` (ships with the package), ``"fashion-mnist"``, ``"cifar10"`` or ``"cifar100"``.
+        name: ``"fashion-mini"`` or ``"digits"`` (8 x 8 pixels; 797 to train on, 1,000 to test on), which ship with the
+            package; ``"fashion-mnist"``, ``"cifar10"`` or ``"cifar100"``.
         root: the folder to look in and to download to; default ``DENSENET_TUTORIAL_DATA``, else
             ``~/.cache/densenet-tutorial``. For Fashion-MNIST, Debian's package is found by itself.
 
@@ -118,7 +136,8 @@ def load_dataset(name: str = "fashion-mini", root: str | Path | None = None) -> 
         ConnectionError: files are missing and cannot be downloaded; the message says where to put them.
 
     Source: Xiao et al. 2017, https://arxiv.org/abs/1708.07747 (Fashion-MNIST, MIT licence); Krizhevsky 2009,
-    *Learning Multiple Layers of Features from Tiny Images* (CIFAR).
+    *Learning Multiple Layers of Features from Tiny Images* (CIFAR); Alpaydin and Kaynak 1998,
+    https://doi.org/10.24432/C50P49 (digits, CC BY 4.0).
     """
     arguments.one_of("name", name, _LOADERS)
     default = (
@@ -140,18 +159,27 @@ def _dataset(
     return ImageDataset(name, *train, *test, classes, tuple(mean.tolist()), tuple(std.tolist()))
 
 
-def _fashion_mini(root: Path) -> ImageDataset:
-    packed = (
-        resources.files("densenet_tutorial").joinpath("assets/fashion-mini.npy.bz2").read_bytes()
-    )
-    if hashlib.sha256(packed).hexdigest() != FASHION_MINI_SHA256:
-        raise ValueError(
-            "fashion-mini.npy.bz2 in the package is damaged (wrong SHA-256); install it again"
-        )
+def _shipped(file: str, sha256: str) -> tuple[Tensor, Tensor]:
+    """Images (N, 1, side, side) and labels of a file in ``assets``: one row an image, the label first."""
+    packed = resources.files("densenet_tutorial").joinpath(f"assets/{file}").read_bytes()
+    if hashlib.sha256(packed).hexdigest() != sha256:
+        raise ValueError(f"{file} in the package is damaged (wrong SHA-256); install it again")
     rows = torch.from_numpy(np.load(io.BytesIO(bz2.decompress(packed)), allow_pickle=False))
-    images, labels = rows[:, 1:].reshape(-1, 1, 28, 28), rows[:, 0].long()
+    side = math.isqrt(rows.shape[1])
+    return rows[:, 1:].reshape(-1, 1, side, side), rows[:, 0].long()
+
+
+def _fashion_mini(root: Path) -> ImageDataset:
+    images, labels = _shipped("fashion-mini.npy.bz2", FASHION_MINI_SHA256)
     train, test = (images[:5000], labels[:5000]), (images[5000:], labels[5000:])
     return _dataset("fashion-mini", train, test, FASHION_CLASSES)
+
+
+def _digits(root: Path) -> ImageDataset:
+    sixteenths, labels = _shipped("digits.npy.bz2", DIGITS_SHA256)
+    images = (sixteenths.float() * (255 / 16)).round().byte()
+    train, test = (images[:797], labels[:797]), (images[797:], labels[797:])
+    return _dataset("digits", train, test, tuple("0123456789"))
 
 
 def _fashion_mnist(root: Path) -> ImageDataset:
@@ -226,6 +254,7 @@ def _explaining_failed_downloads(name: str, where: str) -> Iterator[None]:
 
 _LOADERS: dict[str, Callable[[Path], ImageDataset]] = {
     "fashion-mini": _fashion_mini,
+    "digits": _digits,
     "fashion-mnist": _fashion_mnist,
     "cifar10": _cifar("cifar10", torchvision.datasets.CIFAR10),
     "cifar100": _cifar("cifar100", torchvision.datasets.CIFAR100),

@@ -4,15 +4,20 @@ Constructor arguments, ``state_dict`` keys and the random initialisation equal t
 alone is keyword-only. Chapter 05 builds this up.
 """
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from densenet_tutorial import arguments, checkpoints, memory, pretrained
+from densenet_tutorial import arguments, memory, pretrained
 from densenet_tutorial.layers import DenseBlock, Transition
+from densenet_tutorial.state_dicts import Architecture, checked_head
+
+_log = logging.getLogger(__name__)
 
 STEMS = ("imagenet", "cifar")
 
@@ -73,13 +78,13 @@ class DenseNet(nn.Module):
         self.features.memory_efficient = memory_efficient
         if stem == "imagenet":
             self.features.conv0 = nn.Conv2d(
-                in_channels, channels, 7, stride=2, padding=3, bias=False
+                self.in_channels, channels, 7, stride=2, padding=3, bias=False
             )
             self.features.norm0 = nn.BatchNorm2d(channels)
             self.features.relu0 = nn.ReLU()
             self.features.pool0 = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
         else:
-            self.features.conv0 = nn.Conv2d(in_channels, channels, 3, padding=1, bias=False)
+            self.features.conv0 = nn.Conv2d(self.in_channels, channels, 3, padding=1, bias=False)
 
         for i, num_layers in enumerate(block_config, start=1):
             block = DenseBlock(
@@ -88,7 +93,7 @@ class DenseNet(nn.Module):
             self.features.add_module(f"denseblock{i}", block)
             channels += num_layers * growth_rate
             if i < len(block_config):
-                compressed = int(channels * compression)
+                compressed = int(channels * compression + 1e-9)  # 100 * 0.29 gives 28.999…
                 if compressed == 0:
                     raise ValueError(
                         f"compression must leave at least 1 of {channels} channels, got {compression!r}"
@@ -145,6 +150,10 @@ class DenseNet(nn.Module):
         return parts
 
     def _check_input(self, x: Tensor) -> None:
+        if not torch.jit.is_scripting() and not isinstance(x, Tensor):
+            raise ValueError(f"x must be a tensor, got {type(x).__name__}")
+        if not x.is_floating_point():
+            raise ValueError(f"x must hold normalised floats, got {x.dtype}")
         if (
             x.dim() != 4
             or x.shape[1] != self.in_channels
@@ -203,44 +212,66 @@ CONFIGS: dict[str, dict[str, Any]] = {
 }
 
 
+_ARCHITECTURES = {
+    name: Architecture(
+        config["growth_rate"],
+        config["block_config"],
+        config["num_init_features"] or 2 * config["growth_rate"],
+        config.get("bn_size", 4),
+        config.get("stem", "imagenet"),
+    )
+    for name, config in CONFIGS.items()
+}
+
+
 def densenet(
     name: str = "densenet121",
     *,
     weights: str | Path | None = None,
     num_classes: int | None = None,
+    head: str | Sequence[int] | None = None,
     **overrides: Any,
 ) -> DenseNet:
-    """Build a named model.
+    """Build a named model, with random weights or with trained ones.
 
     Args:
         name: a key of :data:`CONFIGS`, such as ``"densenet121"`` or ``"densenet_bc_100_12"``.
-        weights: ``None``, for fresh random weights; or what :func:`pretrained.read` reads: the name of weights that
-            come with this package (``"fashion-mnist-small"``), or the path of a checkpoint of ours. What it says of
-            the model, number of classes and of channels included, then takes the place of the named model's.
-        num_classes: ``None`` keeps the model's own: 1000 with the ImageNet stem, 10 with the CIFAR stem.
-        overrides: any other argument of :class:`DenseNet`, in place of the named model's.
+        weights: ``None``, for fresh random weights; or what :func:`pretrained.read` reads: ``"imagenet"``, the name of
+            weights that come with this package (``"fashion-mnist-small"``), a path, or an address. What a checkpoint
+            of ours says of its model then takes the place of the named model's; classes and channels are the weights'.
+        num_classes: ``None`` keeps the weights' own, or else the model's: 1000 with the ImageNet stem, 10 with the
+            CIFAR stem.
+        head: what becomes of the weights' classifier. ``None`` keeps it if it has `num_classes` classes, and makes a
+            new one with random weights if not; ``"new"`` makes a new one in any case; ``"slice"`` keeps its first
+            `num_classes` rows; a sequence such as ``[281, 282, 285]`` keeps these rows, in this order.
+        overrides: any other argument of :class:`DenseNet`, in place of the named model's. With `in_channels` other than
+            the weights', their first convolution is adapted: from 3 to 1 its kernels are summed, from 1 to 3 shared
+            out, so that a grey picture, normalised, gives the same as before (:func:`state_dicts.adapt_state_dict`).
+
+    What was converted or adapted is logged, by the logger ``densenet_tutorial.network`` at level INFO.
 
     Raises:
-        ValueError: an unknown name, an argument out of its range, or weights that do not fit the model.
+        ValueError: an unknown name, or an argument out of its range.
+        pretrained.WeightsError: (a ValueError) there are no such weights, or they do not fit the model.
     """
     config = dict(CONFIGS[arguments.one_of("name", name, CONFIGS)])
-    checkpoint = None if weights is None else pretrained.read(weights)
-    if checkpoint:
-        saved = dict(checkpoint["config"]["model"] or {"name": name})
-        if saved.pop("name") != name:
-            theirs = checkpoint["config"]["model"]["name"]
-            raise ValueError(f"name must be {theirs!r} for weights {str(weights)!r}, got {name!r}")
-        config |= saved
+    head = checked_head(head)
+    loaded = None if weights is None else pretrained.read(weights, name)
+    if loaded:
+        config |= loaded.model_options(name)
+        if num_classes is None and isinstance(head, tuple):
+            num_classes = len(head)
+    elif head is not None:
+        raise ValueError(f"head must be None without weights, got {head!r}")
     config |= overrides
     if num_classes is not None:
         config["num_classes"] = num_classes
     model = DenseNet(**config)
-    if checkpoint:
-        try:
-            model.load_state_dict(checkpoint["model"])
-        except RuntimeError as error:
-            why = checkpoints.reason(error)
-            raise ValueError(f"weights {str(weights)!r} do not fit the model: {why}") from error
+    if loaded:
+        state_dict, notes = pretrained.adapt(loaded, model.state_dict(), head, _ARCHITECTURES)
+        model.load_state_dict(state_dict)
+        for note in [*loaded.notes, *notes]:
+            _log.info("%s: %s", loaded.file.name, note)
     return model
 
 

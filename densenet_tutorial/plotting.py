@@ -258,6 +258,25 @@ def curves(
     return figure
 
 
+def spread(
+    runs: Mapping[str, Sequence[Sequence[float]]], *, title: str, xlabel: str, ylabel: str
+) -> Figure:
+    """For each name, the mean of several runs as a line with markers, and all that lies between the lowest and the highest as a band."""
+    figure, axes = _figure()
+    for i, (label, values) in enumerate(runs.items()):
+        values = np.array(values)
+        places = range(1, values.shape[1] + 1)
+        axes.fill_between(places, values.min(0), values.max(0), color=COLORS[i], alpha=0.2)
+        axes.plot(places, values.mean(0), marker=MARKERS[i], color=COLORS[i], label=label)
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    axes.grid(alpha=0.25)
+    axes.legend()
+    _title(figure, title)
+    return figure
+
+
 def bars(values: Mapping[str, float], *, title: str, xlabel: str) -> Figure:
     """A horizontal bar for each value, with its name and its number."""
     figure, axes = _figure(6.4, 1.3 + 0.5 * len(values))

@@ -10,6 +10,7 @@ import math
 import signal
 import threading
 import time
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -238,6 +239,16 @@ class Training:
         self.history = list(state["history"])
         self.step, self.seconds = state["step"], state["seconds"]
         self.sums = state["sums"][distributed.rank()].to(self.device)
+
+
+def freeze(module: nn.Module) -> None:
+    """Keep `module` as it is while the rest of a model is trained: no gradients, and always in evaluation mode.
+
+    Taking the gradients alone is not enough. In training mode, batch norm would still normalise by the batch and move
+    its running statistics, and dropout would still drop. ``model.train()`` no longer reaches `module`.
+    """
+    module.requires_grad_(False).eval()
+    module.train = types.MethodType(lambda self, mode=True: self, module)
 
 
 def fit(

@@ -67,10 +67,29 @@ def test_normalize_treats_each_channel_by_itself():
     assert normalized.flatten().tolist() == [1.0, 2.0]
 
 
-def test_damage_to_fashion_mini_is_noticed(monkeypatch):
-    monkeypatch.setattr(data, "FASHION_MINI_SHA256", "0" * 64)
-    with pytest.raises(ValueError, match="damaged"):
-        data.load_dataset("fashion-mini")
+def test_digits_are_what_scikit_learn_ships():
+    dataset = data.load_dataset("digits")
+    assert dataset.train_images.shape == (797, 1, 8, 8)
+    assert dataset.test_images.shape == (1000, 1, 8, 8)
+    assert dataset.train_labels[:10].tolist() == list(range(10))
+    assert dataset.train_labels.bincount().min() >= 79
+    # The first picture's second row, 0 0 13 15 10 15 5 0 in sixteenths: a zero.
+    assert dataset.train_images[0, 0, 1].tolist() == [0, 0, 207, 239, 159, 239, 80, 0]
+    assert dataset.test_images.max() == 255 and dataset.test_images.min() == 0
+
+
+@pytest.mark.parametrize("name", data.PHOTOGRAPHS)
+def test_photographs_are_in_colour_large_enough_and_credited(name):
+    picture = data.photograph(name)
+    assert picture.mode == "RGB" and min(picture.size) == 300
+    assert f"{name}.jpg" in (ASSETS / "photographs.LICENSE").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", ["FASHION_MINI", "DIGITS"])
+def test_damage_to_what_ships_is_noticed(monkeypatch, name):
+    monkeypatch.setattr(data, f"{name}_SHA256", "0" * 64)
+    with pytest.raises(ValueError, match="npy.bz2 in the package is damaged"):
+        data.load_dataset(name.lower().replace("_", "-"))
 
 
 @needs_full_set

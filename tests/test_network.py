@@ -2,6 +2,7 @@
 
 import io
 
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -115,6 +116,12 @@ def test_compression_rounds_down(compression, channels):
     )
 
 
+def test_compression_is_exact_where_the_product_of_floats_is_not():
+    assert int(100 * 0.29) == 28  # what this is about
+    model = DenseNet(20, (1, 1), 80, num_classes=5, compression=0.29)
+    assert model.features.transition1.conv.out_channels == 29
+
+
 @pytest.mark.parametrize("blocks", [(1,), (1, 1), (1, 1, 1, 1, 1)])
 def test_any_number_of_blocks(blocks):
     model = DenseNet(4, blocks, 8, num_classes=5, stem="cifar").eval()
@@ -145,6 +152,20 @@ def test_an_input_that_does_not_fit_is_refused_in_words(shape, method):
     assert str(list(shape)) in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("x", "words"),
+    [
+        (np.zeros((1, 3, 64, 64)), "x must be a tensor, got ndarray"),
+        (None, "x must be a tensor, got NoneType"),
+        (torch.zeros(1, 3, 64, 64, dtype=torch.uint8), "normalised floats, got torch.uint8"),
+    ],
+)
+@pytest.mark.parametrize("method", ["forward", "forward_features", "intermediate_features"])
+def test_an_input_of_the_wrong_kind_is_refused_in_words(x, words, method):
+    with pytest.raises(ValueError, match=words):
+        getattr(DenseNet(**SMALL), method)(x)
+
+
 BAD_ARGUMENTS = [
     ("growth_rate", 0),
     ("growth_rate", -4),
@@ -156,6 +177,9 @@ BAD_ARGUMENTS = [
     ("block_config", (2, 1.5)),
     ("block_config", 3),
     ("block_config", "66"),
+    ("block_config", b"\2\3"),
+    ("block_config", {2, 3}),
+    ("block_config", {2: 3}),
     ("num_init_features", 0),
     ("bn_size", 0),
     ("bn_size", 1.5),
@@ -163,11 +187,14 @@ BAD_ARGUMENTS = [
     ("drop_rate", 1.1),
     ("drop_rate", float("nan")),
     ("drop_rate", "half"),
+    ("drop_rate", "0.5"),
+    ("drop_rate", np.False_),
     ("num_classes", 0),
     ("in_channels", 0),
     ("in_channels", None),
     ("compression", 0),
     ("compression", 1.5),
+    ("compression", np.True_),
     ("stem", "mnist"),
     ("stem", None),
     ("memory_efficient", "yes"),
@@ -232,6 +259,15 @@ def test_script_export_and_compile_give_the_same_numbers(options):
         torch.testing.assert_close(exported.module()(x), expected)
 
         torch.testing.assert_close(torch.compile(model, fullgraph=True)(x), expected)
+
+
+@pytest.mark.filterwarnings("ignore:`?torch.jit:FutureWarning", "ignore::DeprecationWarning")
+def test_numpys_numbers_are_as_good_as_pythons():
+    sizes = {name: np.int64(v) for name, v in SMALL.items() if name != "block_config"}
+    numpys = sizes | {"block_config": np.array(SMALL["block_config"]), "in_channels": np.int64(3)}
+    model = DenseNet(**numpys, drop_rate=np.float32(0.5), compression=np.float64(0.5)).eval()
+    x = torch.randn(1, 3, 64, 64)
+    torch.testing.assert_close(torch.jit.script(model)(x), model(x))
 
 
 @pytest.mark.filterwarnings("ignore:`?torch.jit:FutureWarning", "ignore::DeprecationWarning")

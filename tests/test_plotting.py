@@ -177,3 +177,17 @@ def test_effective_receptive_fields_draws_both_squares():
         (2.5, 2.5, 3, 3),
     ]
     assert panel.get_title() == "a\n5 in theory, 3 in effect"
+
+
+def test_spread_draws_means_and_the_band_around_them():
+    figure = plotting.spread(
+        {"a": [[0.1, 0.3], [0.3, 0.7]], "b": [[0, 0.2], [0, 0.4]]},
+        title="t",
+        xlabel="x",
+        ylabel="y",
+    )
+    (axes,) = figure.axes
+    assert [list(line.get_ydata()) for line in axes.lines] == [[0.2, 0.5], [0, pytest.approx(0.3)]]
+    assert len({line.get_marker() for line in axes.lines}) == 2
+    band = axes.collections[0].get_paths()[0].vertices
+    assert (band[:, 1].min(), band[:, 1].max()) == (0.1, 0.7)

@@ -1,5 +1,6 @@
 """fit, evaluate and predict, on a task that takes seconds."""
 
+import copy
 import functools
 import math
 
@@ -35,6 +36,31 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(dataset):
 
     assert torch.equal(weights(1), weights(1))
     assert not torch.equal(weights(1), weights(2))
+
+
+def test_a_frozen_part_stays_as_it_is_though_the_rest_learns(dataset):
+    model = small(drop_rate=0.3)
+    training.freeze(model.features)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    x = dataset.normalize(dataset.test_images)
+    features = model.eval().forward_features(x)
+    training.fit(model, dataset, Recipe(epochs=2, batch_size=20), progress=False)
+    model.train()
+    assert model.training and not any(part.training for part in model.features.modules())
+    changed = [
+        key for key, value in model.state_dict().items() if not torch.equal(value, before[key])
+    ]
+    assert changed == ["classifier.weight", "classifier.bias"]
+    torch.testing.assert_close(model.forward_features(x), features)
+    assert not any(part.training for part in copy.deepcopy(model).train().features.modules())
+
+
+def test_without_freeze_running_statistics_move_though_no_gradient_is_taken(dataset):
+    model = small()
+    model.features.requires_grad_(False)
+    before = model.features.norm5.running_mean.clone()
+    training.fit(model, dataset, Recipe(epochs=1, batch_size=20), progress=False)
+    assert not torch.equal(model.features.norm5.running_mean, before)
 
 
 def test_evaluate_agrees_with_a_sum_over_single_pictures(dataset):
