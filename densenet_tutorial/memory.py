@@ -2,7 +2,8 @@
 
 This module knows tensors, norms, convolutions and pooling; it does not know our layers. Chapter 07 builds it up.
 
-- ``"checkpoint"`` keeps the inputs of concatenation, norm, ReLU and convolution, and computes all four again.
+- ``"checkpoint"`` keeps the inputs of concatenation, norm, ReLU and convolution, and computes them again, but for the
+  convolution, whose output nobody needs.
 - ``"recompute"`` runs no convolution twice: norm and ReLU are computed again from the statistics of the batch.
 - ``"minimal"`` also computes the bottleneck again: what it keeps is the feature maps.
 
@@ -247,8 +248,9 @@ def checkpointed(
 ) -> Tensor:
     """Compute ``function(*inputs)`` now, keep only `inputs`, and compute it again in the backward pass.
 
-    Everything in `function` runs twice. Batch norm would move its running statistics both times; so the second time
-    `norm` works on copies of them. `function` must not draw random numbers: the generator's state is not kept.
+    `function` runs twice, the second time up to the last tensor that is needed. Batch norm would move its running
+    statistics both times; so the second time `norm` works on copies of them. `function` must not draw random numbers:
+    the generator's state is not kept.
 
     Source: Pleiss et al. 2017, https://arxiv.org/abs/1707.06990, section 3.
     """

@@ -344,7 +344,7 @@ def time_and_memory(figures: Sequence[MemoryFigures]) -> Figure:
     )
     axes.set_xlim(left=0)
     axes.grid(alpha=0.25)
-    _title(figure, "Far less memory, for about the same time")
+    _title(figure, "Far less memory, and little or no more time")
     figure.legend(loc="outside lower center", ncols=2, fontsize=10.5)
     return figure
 

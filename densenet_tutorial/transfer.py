@@ -27,7 +27,7 @@ WEIGHTS = "fashion-mnist-small"
 STARTS = ("from scratch", "frozen", "fine-tuned")
 
 
-def few_labels(per_class: int, seed: int, tests: int = 300) -> data.ImageDataset:
+def few_labels(per_class: int, seed: int, tests: int = 200) -> data.ImageDataset:
     """The digits, scaled to the 28 x 28 pixels of Fashion-MNIST: `per_class` training pictures of each, drawn by `seed`.
 
     The first `tests` test pictures are the same for every seed.
