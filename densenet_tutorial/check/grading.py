@@ -1,0 +1,312 @@
+"""Grading a notebook: each question in a process of its own, behind otter-grader's tests.
+
+Otter runs tests in the process in which the notebook ran. Here the notebook is never run there: :class:`Isolated`, a
+plugin of otter, hands otter's process the sources of the cells alone. A test asks for a question; a server that has only
+imported the checks, before it has seen any answer, forks a child for it; the child runs the answer and sends one result
+after the other through a pipe, and is killed when its time is up. So an answer that loops, exits or fills the screen
+loses what it had not shown by then, and nothing else.
+
+The child notes what the checks and torch consist of before the answer runs, and looks again before each result is sent.
+This catches answers that replace a function of the checker or of torch. It is no sandbox: an answer runs with the
+grader's rights (the instructor's guide says what to do about that).
+"""
+
+import builtins
+import functools
+import json
+import os
+import resource
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import types
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from densenet_tutorial import check
+from densenet_tutorial.check import answers, engine
+from densenet_tutorial.check.engine import Question, Report, Result
+
+PARTS = ("public", "hidden")
+MEMORY = 6 * 2**30  # bytes that an answer may ask for
+FILES = 64 * 2**20  # bytes that it may write to a file
+_SENT = 2**20  # characters of results that are read: a child that sends more is not ours
+
+
+def question_named(assignment: str, name: str) -> Question:
+    return next(question for question in check.ASSIGNMENTS[assignment] if question.name == name)
+
+
+def grade(assignment: str, name: str, cells: Sequence[str], seed: int) -> dict[str, Report]:
+    """Check the answer to a question in `cells`, as the self-check does ("public") and with `seed` ("hidden")."""
+    question = question_named(assignment, name)
+    request = {"assignment": assignment, "name": name, "cells": list(cells), "seed": seed}
+    answer = _server().ask(request)
+    reports = {}
+    for part in PARTS:
+        found = {row["name"]: Result(**row) for row in answer["results"].get(part, [])}
+        results = [
+            found.get(tried.name)
+            or engine.failed(tried, "", "an answer that runs", answer["end"], answer["hint"])
+            for tried in question.properties
+        ]
+        reports[part] = Report(name, tuple(results), seed if part == "hidden" else None)
+    return reports
+
+
+# ------------------------------------------------------------------------------ the server
+
+
+class _Server:
+    """A process that forks one child per question; it is started again if a child takes it down."""
+
+    def __init__(self) -> None:
+        self.process: subprocess.Popen | None = None
+
+    def ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        if self.process is None or self.process.poll() is not None:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "densenet_tutorial.check.grading"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            )
+        try:
+            self.process.stdin.write(json.dumps(request) + "\n")
+            self.process.stdin.flush()
+            line = self.process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        if line:
+            return json.loads(line)
+        self.process.kill()
+        self.process.wait()
+        self.process = None
+        hint = "An answer may not send signals to other processes."
+        return {"results": {}, "end": "it took the grading process down", "hint": hint}
+
+
+@functools.cache
+def _server() -> _Server:
+    return _Server()
+
+
+def serve() -> None:
+    """Answer one request a line, until the input ends."""
+    for line in sys.stdin:
+        print(json.dumps(_in_child(json.loads(line))), flush=True)
+
+
+def _in_child(request: dict[str, Any]) -> dict[str, Any]:
+    question = question_named(request["assignment"], request["name"])
+    # A property that is late stops by itself; this is for what does not. The rest is for what comes before.
+    limit = 2 * question.limit + 4
+    readable, writable = os.pipe()
+    with tempfile.TemporaryDirectory() as folder:
+        child = os.fork()
+        if child == 0:
+            os.close(readable)
+            try:
+                _child(request, writable, folder)
+            finally:
+                os._exit(0)
+        os.close(writable)
+        sent, ended = _read(readable, limit)
+        for target in (-child, child):  # its group, which exists once it has begun, and itself
+            try:
+                os.kill(target, signal.SIGKILL)
+            except (ProcessLookupError, PermissionError):
+                pass
+        os.waitpid(child, 0)
+    results: dict[str, list[dict]] = {}
+    end = "it ended the process" if ended else f"it was stopped after {limit:g} seconds"
+    hint = (
+        "Leave a function with return; nothing in an answer may end Python."
+        if ended
+        else "Is there a loop that never ends?"
+    )
+    for line in sent.splitlines():
+        try:
+            message = json.loads(line)
+            if "end" in message:
+                end, hint = message["end"], message["hint"]
+            else:
+                results.setdefault(message["part"], []).append(message["result"])
+        except (ValueError, KeyError, TypeError):
+            continue  # not a line of ours, or cut off
+    return {"results": results, "end": end, "hint": hint}
+
+
+def _read(pipe: int, limit: float) -> tuple[str, bool]:
+    """What comes through `pipe` within `limit` seconds, and whether it ended by itself."""
+    deadline, pieces, size = time.monotonic() + limit, [], 0
+    with os.fdopen(pipe, "rb", buffering=0) as file:
+        while size < _SENT:
+            left = deadline - time.monotonic()
+            if left <= 0 or not select.select([file], [], [], left)[0]:
+                return b"".join(pieces).decode("utf-8", "replace"), False
+            piece = file.read(2**16)
+            if not piece:
+                break
+            pieces.append(piece)
+            size += len(piece)
+    return b"".join(pieces).decode("utf-8", "replace"), True
+
+
+# ------------------------------------------------------------------------------ the child
+
+
+def _child(request: dict[str, Any], pipe: int, folder: str) -> None:
+    os.setsid()
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for standard in (0, 1, 2):
+        os.dup2(nowhere, standard)
+    os.chdir(folder)
+    for kind, most in ((resource.RLIMIT_DATA, MEMORY), (resource.RLIMIT_FSIZE, FILES)):
+        resource.setrlimit(kind, (most, most))
+
+    question = question_named(request["assignment"], request["name"])
+    others = {
+        target
+        for other in check.ASSIGNMENTS[request["assignment"]]
+        if other is not question
+        for target in other.targets
+    }
+    intact = _witness()
+    write, dumps = os.write, json.dumps
+
+    def send(message: dict[str, Any]) -> None:
+        write(pipe, (dumps(message) + "\n").encode())
+
+    def stop(end: str, hint: str = "") -> None:
+        send({"end": end, "hint": hint})
+        os._exit(0)
+
+    printed = engine._Printed()
+    try:
+        with engine._contained(printed, question.limit):
+            names = answers.namespace(request["cells"], question, others)
+    except ValueError as error:
+        stop(str(error), "Run the notebook from top to bottom once before you hand it in.")
+    except engine._TimeIsUp:
+        stop(f"a definition ran for {question.limit:g} seconds", "Is there a loop that never ends?")
+    except BaseException as error:
+        stop(f"a definition ended with {type(error).__name__}")
+    given = [names[target] for target in question.targets]
+    for part in PARTS:
+        for result in question.results(given, request["seed"] if part == "hidden" else None):
+            if changed := intact():
+                stop(
+                    f"it changes {changed}",
+                    "An answer may not replace anything in torch, in Python or in the checker.",
+                )
+            send({"part": part, "result": vars(result)})
+
+
+def _witness() -> Callable[[], str]:
+    """A function that names the first thing that has changed since, in what the checks rely on; "" for nothing."""
+    watched: list[tuple[str, dict[str, Any], dict[str, Any]]] = []
+    codes: list[tuple[str, types.FunctionType, types.CodeType]] = []
+
+    def watch(name: str, thing: Any) -> None:
+        content = dict(vars(thing))
+        watched.append((name, vars(thing), content))
+        for key, value in content.items():
+            if isinstance(value, types.FunctionType):
+                codes.append((f"{name}.{key}", value, value.__code__))
+
+    ours = [module for name, module in sys.modules.items() if name.startswith("densenet_tutorial")]
+    trusted = (builtins, json, torch, torch.nn, torch.nn.functional, torch.nn.init)
+    autograd = (torch.autograd.graph, torch.utils.checkpoint)
+    for module in [*trusted, *autograd, *ours, sys.modules["__main__"]]:
+        watch(module.__name__, module)
+    for cls in (torch.Tensor, torch.nn.Module, torch.nn.BatchNorm2d, torch.nn.Conv2d, Question):
+        watch(cls.__name__, cls)
+    for module in ours:
+        for value in list(vars(module).values()):
+            if isinstance(value, type) and value.__module__ == module.__name__:
+                watch(value.__name__, value)
+
+    missing = object()
+
+    def first_change() -> str:
+        for name, now, before in watched:
+            for key, value in before.items():
+                if now.get(key, missing) is not value and not key.startswith("__"):
+                    return f"{name}.{key}"
+        for name, function, code in codes:
+            if function.__code__ is not code:
+                return name
+        return ""
+
+    return first_change
+
+
+# ------------------------------------------------------------------------------ otter
+
+
+def tests(
+    assignment: str, cells: Sequence[str], seed: int
+) -> tuple[Callable[[str], None], Callable[..., None]]:
+    """The two functions that the tests in a master notebook call: `public` and `hidden`.
+
+    ``public("dense_layer")`` raises an AssertionError, whose text is the report, unless the self-check passes;
+    ``hidden("dense_layer", "order")`` unless those properties hold on the inputs that `seed` draws.
+    """
+    graded = functools.cache(lambda name: grade(assignment, name, cells, seed))
+
+    def public(name: str) -> None:
+        report = graded(name)["public"]
+        if not report:
+            raise AssertionError(report)
+
+    def hidden(name: str, *properties: str) -> None:
+        whole = graded(name)["hidden"]
+        report = Report(name, tuple(r for r in whole.results if r.name in properties), seed)
+        if len(report.results) != len(properties):
+            raise ValueError(f"{name} has no such property among {properties}")
+        if not report:
+            again = f"to see it again: check.{name}(…, seed={seed})"
+            raise AssertionError(f"{report}\n  {again}")
+
+    return public, hidden
+
+
+class Isolated:
+    """Otter's plugin: in place of the notebook, run one cell that holds the sources of its code cells.
+
+    (Not a subclass of otter's abstract plugin, so that this module can be imported without otter. The events that it
+    does not name here raise what otter expects of a plugin that lacks them.)
+    """
+
+    def __init__(self, submission_path: str, submission_metadata: dict, plugin_config: dict):
+        self.config = plugin_config
+
+    def before_execution(self, submission: Any) -> Any:
+        cells = [cell["source"] for cell in submission["cells"] if cell["cell_type"] == "code"]
+        call = f"tests({self.config['assignment']!r}, {cells!r}, {self.config['seed']!r})"
+        code = f"from densenet_tutorial.check.grading import tests\npublic, hidden = {call}"
+        kept = next(cell for cell in submission["cells"] if cell["cell_type"] == "code")
+        kept["source"], kept["outputs"], kept["metadata"] = code, [], {}
+        submission["cells"] = [kept]
+        return submission
+
+    def __getattr__(self, event: str) -> Callable[..., None]:
+        if event.startswith("_"):
+            raise AttributeError(event)
+        from otter.plugins import PluginEventNotSupportedException
+
+        def not_supported(*_: Any) -> None:
+            raise PluginEventNotSupportedException
+
+        return not_supported
+
+
+if __name__ == "__main__":
+    serve()
