@@ -123,7 +123,7 @@ class Question:
     draw: Callable[[random.Random], Any]
     given: dict[str, Any] = field(default_factory=dict)
     draws: int = 4
-    limit: float = 8
+    limit: float = 5
     properties: list[Property] = field(default_factory=list)
 
     def property(self, name: str, text: str, hint: str = "") -> Callable[[Callable], Callable]:
@@ -150,7 +150,7 @@ class Question:
         late = None
         for tried in self.properties:
             result = late and failed(tried, "", *late) or _run(tried, inputs, answers, self.limit)
-            if result.expected == _time(self.limit):
+            if result.expected == time_text(self.limit):
                 late = result.expected, result.got, result.hint  # the others would loop as well
             yield result
 
@@ -159,7 +159,7 @@ def failed(tried: Property, input: str, expected: str, got: str, hint: str) -> R
     return Result(tried.name, tried.text, False, input, expected, got, hint)
 
 
-def _time(limit: float) -> str:
+def time_text(limit: float) -> str:
     return f"an answer within {limit:g} seconds"
 
 
@@ -175,7 +175,7 @@ def _run(tried: Property, inputs: Sequence[Any], answers: Sequence[Any], limit: 
     except Wrong as wrong:
         expected, got, hint = wrong.expected, wrong.got, wrong.hint or tried.hint
     except _TimeIsUp:
-        expected, got = _time(limit), "still running"
+        expected, got = time_text(limit), "still running"
         hint = "Is there a loop that never ends?"
     except (SystemExit, GeneratorExit) as error:
         expected, got = "a value", f"your code ended the program ({type(error).__name__})"

@@ -71,11 +71,12 @@ class _Server:
     def ask(self, request: dict[str, Any]) -> dict[str, Any]:
         if self.process is None or self.process.poll() is not None:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "densenet_tutorial.check.grading"],
+                # -P: whatever lies in the folder of a submission is not imported.
+                [sys.executable, "-P", "-m", "densenet_tutorial.check.grading"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                start_new_session=True,  # an interruption is for the kernel
             )
         try:
             self.process.stdin.write(json.dumps(request) + "\n")
@@ -207,6 +208,8 @@ def _child(request: dict[str, Any], pipe: int, folder: str) -> None:
                     "An answer may not replace anything in torch, in Python or in the checker.",
                 )
             send({"part": part, "result": vars(result)})
+            if result.expected == engine.time_text(question.limit) and part == "public":
+                stop(result.got, result.hint)  # the hidden inputs would take as long
 
 
 def _witness() -> Callable[[], str]:
