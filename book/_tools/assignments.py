@@ -46,6 +46,15 @@ def with_seed(master, seed):
     return master
 
 
+def tidy(notebook):
+    """Without what otter leaves for itself: marks around solutions, tags, and comments for PDFs."""
+    for cell in notebook.cells:
+        cell.metadata.pop("tags", None)
+        cell.source = re.sub(r"^ *# (BEGIN|END) SOLUTION.*\n?", "", cell.source, flags=re.MULTILINE)
+        cell.source = re.sub(r"^<!-- (BEGIN|END) QUESTION -->\n*", "", cell.source).rstrip("\n")
+    return notebooks.normalise(notebook)
+
+
 def make(path, seed, output):
     """Make everything for the master notebook at `path`, under `output`."""
     name = path.stem
@@ -59,7 +68,7 @@ def make(path, seed, output):
         (archive,) = (made / "autograder").glob("*.zip")
         new = Path(scratch, "new")
         for version, folder in (("student", "student"), ("solution", "autograder")):
-            notebook = notebooks.normalise(notebooks.read(made / folder / path.name))
+            notebook = tidy(notebooks.read(made / folder / path.name))
             (new / version).mkdir(parents=True)
             notebooks.write(notebook, new / version / path.name)
         shutil.copy(archive, new / "autograder.zip")

@@ -1,10 +1,10 @@
 """Grading a notebook: each question in a process of its own, behind otter-grader's tests.
 
-Otter runs tests in the process in which the notebook ran. Here the notebook is never run there: :class:`Isolated`, a
-plugin of otter, hands otter's process the sources of the cells alone. A test asks for a question; a server that has only
-imported the checks, before it has seen any answer, forks a child for it; the child runs the answer and sends one result
-after the other through a pipe, and is killed when its time is up. So an answer that loops, exits or fills the screen
-loses what it had not shown by then, and nothing else.
+Otter runs its tests in the process in which the notebook ran. Here no notebook is run there: :class:`Isolated`, a plugin
+of otter, grades it first, and leaves otter a cell that holds the results. For each question, a server that has imported
+the checks, and never an answer, forks a child. The child runs the answer and sends one result after the other through a
+pipe, and is killed when its time is up. So an answer that loops, exits or fills the screen loses what it had not shown
+by then, and nothing else.
 
 The child notes what the checks and torch consist of before the answer runs, and looks again before each result is sent.
 This catches answers that replace a function of the checker or of torch. It is no sandbox: an answer runs with the
@@ -253,36 +253,42 @@ def _witness() -> Callable[[], str]:
 
 # ------------------------------------------------------------------------------ otter
 
+#: What otter runs in place of a submission. The tests of a master notebook call these two functions:
+#: ``public("dense_layer")`` raises an AssertionError, whose text is the report, unless the self-check passes;
+#: ``hidden("dense_layer", "order")`` unless that property holds on the inputs that the seed draws.
+CELL = """
+graded = {graded!r}
 
-def tests(
-    assignment: str, cells: Sequence[str], seed: int
-) -> tuple[Callable[[str], None], Callable[..., None]]:
-    """The two functions that the tests in a master notebook call: `public` and `hidden`.
+def public(question):
+    report = graded[question]["public"]
+    assert not report, report
 
-    ``public("dense_layer")`` raises an AssertionError, whose text is the report, unless the self-check passes;
-    ``hidden("dense_layer", "order")`` unless those properties hold on the inputs that `seed` draws.
-    """
-    graded = functools.cache(lambda name: grade(assignment, name, cells, seed))
+def hidden(question, name):
+    report = graded[question]["hidden"][name]
+    assert not report, report
+"""
 
-    def public(name: str) -> None:
-        report = graded(name)["public"]
-        if not report:
-            raise AssertionError(report)
 
-    def hidden(name: str, *properties: str) -> None:
-        whole = graded(name)["hidden"]
-        report = Report(name, tuple(r for r in whole.results if r.name in properties), seed)
-        if len(report.results) != len(properties):
-            raise ValueError(f"{name} has no such property among {properties}")
-        if not report:
-            again = f"to see it again: check.{name}(…, seed={seed})"
-            raise AssertionError(f"{report}\n  {again}")
-
-    return public, hidden
+def texts(assignment: str, cells: Sequence[str], seed: int) -> dict[str, dict[str, Any]]:
+    """By question: the report of what is public, and of each hidden property; "" for what is right."""
+    found = {}
+    for question in check.ASSIGNMENTS[assignment]:
+        reports = grade(assignment, question.name, cells, seed)
+        again = f"\n  to see it again: check.{question.name}(…, seed={seed})"
+        found[question.name] = {
+            "public": "" if reports["public"] else str(reports["public"]),
+            "hidden": {
+                result.name: ""
+                if result.passed
+                else str(Report(question.name, (result,), seed)) + again
+                for result in reports["hidden"].results
+            },
+        }
+    return found
 
 
 class Isolated:
-    """Otter's plugin: in place of the notebook, run one cell that holds the sources of its code cells.
+    """Otter's plugin: grade the submission here, and let otter run one cell that holds what came out.
 
     (Not a subclass of otter's abstract plugin, so that this module can be imported without otter. The events that it
     does not name here raise what otter expects of a plugin that lacks them.)
@@ -292,12 +298,14 @@ class Isolated:
         self.config = plugin_config
 
     def before_execution(self, submission: Any) -> Any:
-        cells = [cell["source"] for cell in submission["cells"] if cell["cell_type"] == "code"]
-        call = f"tests({self.config['assignment']!r}, {cells!r}, {self.config['seed']!r})"
-        code = f"from densenet_tutorial.check.grading import tests\npublic, hidden = {call}"
-        kept = next(cell for cell in submission["cells"] if cell["cell_type"] == "code")
-        kept["source"], kept["outputs"], kept["metadata"] = code, [], {}
-        submission["cells"] = [kept]
+        """The notebook `submission` with one cell in place of all."""
+        import nbformat
+
+        cells = [cell.source for cell in submission.cells if cell.cell_type == "code"]
+        graded = texts(self.config["assignment"], cells, self.config["seed"])
+        submission.cells = [nbformat.v4.new_code_cell(CELL.format(graded=graded))]
+        # Whatever kernel the student's machine had, ours runs this.
+        submission.metadata = nbformat.from_dict({"kernelspec": {"name": "python3"}})
         return submission
 
     def __getattr__(self, event: str) -> Callable[..., None]:

@@ -1,0 +1,144 @@
+"""Grade a folder of submissions with an assignment's autograder, and write a CSV.
+
+    python book/_tools/grade.py ASSIGNMENT FOLDER [--output FILE]
+
+Every notebook in FOLDER is one submission; its file name is the first column. Otter grades each in processes of its own.
+A submission that cannot be graded gets a row that says why. The CSV is written whole, at the end; beside it, a folder of
+the same name holds what each student may read.
+"""
+
+import argparse
+import contextlib
+import csv
+import io
+import json
+import multiprocessing
+import os
+import sys
+import tempfile
+import zipfile
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import notebooks
+
+ASSIGNMENTS = notebooks.ROOT / "_build" / "assignments"
+
+
+def otter_run(submission, autograder):
+    """What otter finds in `submission`: the content of its results.json. A ValueError says why there is none."""
+    import otter.run
+
+    try:
+        notebooks.read(submission)
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        raise ValueError(f"not a notebook: {error}") from error
+    with tempfile.TemporaryDirectory() as scratch:
+        said = io.StringIO()
+        try:
+            with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+                otter.run.main(
+                    str(submission), autograder=str(autograder), output_dir=scratch, no_logo=True
+                )
+        except Exception as error:
+            raise ValueError(f"otter failed: {type(error).__name__}: {error}"[:300]) from error
+        return json.loads(Path(scratch, "results.json").read_text(encoding="utf-8"))
+
+
+def row_of(name, results, seed):
+    """A row of the CSV: points for each question, and their sum."""
+    questions = {test["name"]: test for test in results["tests"] if test.get("max_score") is not None}
+    points = {name: test.get("score", 0) for name, test in questions.items()}
+    total = sum(points.values())
+    most = sum(test["max_score"] for test in questions.values())
+    row = {
+        "submission": name,
+        "points": f"{total:g}",
+        "out of": f"{most:g}",
+        "percent": f"{100 * total / most:.1f}",
+        "seed": seed,
+        "problem": "",
+    }
+    return row | {question: f"{value:g}" for question, value in points.items()}
+
+
+def feedback(name, results, seed):
+    """What a student may read: the report of every question."""
+    lines = [f"{name} (seed {seed})", ""]
+    for test in results["tests"]:
+        if test.get("max_score") is not None:
+            lines += [f"{test['name']}: {test.get('score', 0):g} of {test['max_score']:g} points"]
+            lines += [test.get("output") or "", ""]
+    return "\n".join(lines)
+
+
+def quiet():
+    """Keep what kernels say to themselves off the terminal."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+
+
+def graded_one(submission, autograder):
+    """The results of `submission`, or why there are none."""
+    try:
+        return otter_run(submission, autograder), ""
+    except ValueError as error:
+        return None, str(error)
+
+
+def grade(autograder, folder, output, jobs=None):
+    """Grade every notebook in `folder`; write the CSV `output` and a folder of reports; return the rows."""
+    submissions = sorted(path.resolve() for path in Path(folder).glob("*.ipynb"))
+    if not submissions:
+        raise ValueError(f"{folder} holds no .ipynb file")
+    try:
+        with zipfile.ZipFile(autograder) as archive:
+            config = json.loads(archive.read("otter_config.json"))
+    except FileNotFoundError:
+        raise ValueError(f"{autograder} is not there; type `make assignments` first") from None
+    seed = config["plugins"][0]["densenet_tutorial.check.grading.Isolated"]["seed"]
+    reports = output.with_suffix("")
+    reports.mkdir(parents=True, exist_ok=True)
+
+    rows = []
+    # Processes, since otter changes the folder that it works in. Each imports everything once.
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs or os.cpu_count(), spawn, quiet) as pool:
+        graded = pool.map(graded_one, submissions, [Path(autograder).resolve()] * len(submissions))
+        for path, (results, problem) in zip(submissions, graded):
+            if problem:
+                row = {"submission": path.name, "points": "", "seed": seed, "problem": problem}
+                text = f"{path.name}: not graded: {problem}"
+            else:
+                row = row_of(path.name, results, seed)
+                text = feedback(path.name, results, seed)
+            notebooks.write_text(reports / f"{path.stem}.txt", text + "\n")
+            print(f"{path.name}: {problem or row['percent'] + ' %'}", flush=True)
+            rows.append(row)
+    columns = ["submission", "points", "out of", "percent", "seed", "problem"]
+    columns += sorted({name for row in rows for name in row} - set(columns))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    notebooks.write_text(output, text.getvalue())
+    return rows
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("assignment", help="layers, network, memory or pretrained")
+    parser.add_argument("folder", type=Path, help="holds the submissions, one .ipynb each")
+    parser.add_argument("--output", type=Path, help="default: FOLDER/ASSIGNMENT.csv")
+    parser.add_argument("--assignments", type=Path, default=ASSIGNMENTS, help="default: _build/assignments")
+    options = parser.parse_args(arguments)
+    output = options.output or options.folder / f"{options.assignment}.csv"
+    autograder = options.assignments / options.assignment / "autograder.zip"
+    rows = grade(autograder, options.folder, output)
+    print(f"{len(rows)} submissions: {output}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, OSError) as error:
+        sys.exit(f"grade: {error}")
