@@ -114,7 +114,7 @@ class Question:
         inputs: what the self-check tries. Each shows itself, by `str`, as the code that a student could type.
         draw: makes an input from a random generator; the hidden tests try `draws` of them.
         given: names that an answer may use, since an earlier question asked for them.
-        limit: seconds that a property may take on all its inputs together.
+        limit: processor seconds that a property may take on all its inputs together, and half the seconds on the clock.
     """
 
     name: str
@@ -123,7 +123,7 @@ class Question:
     draw: Callable[[random.Random], Any]
     given: dict[str, Any] = field(default_factory=dict)
     draws: int = 4
-    limit: float = 5
+    limit: float = 4
     properties: list[Property] = field(default_factory=list)
 
     def property(self, name: str, text: str, hint: str = "") -> Callable[[Callable], Callable]:
@@ -225,12 +225,18 @@ class _Printed(io.TextIOBase):
 
 @contextlib.contextmanager
 def _contained(printed: _Printed, limit: float) -> Iterator[None]:
-    """Take what is printed, leave the caller's random numbers and settings as they are, and stop after `limit` seconds.
+    """Take what is printed, leave the caller's random numbers and settings as they are, and stop what takes too long.
 
-    The alarm needs the main thread, and Unix; elsewhere there is no limit. It rings again each second, for answers
-    that catch everything.
+    The limit is `limit` seconds of the processor, since a busy machine is not the answer's fault, or twice that on the
+    clock. The alarms need the main thread, and Unix; elsewhere there is no limit. They ring again each second, for
+    answers that catch everything.
     """
-    alarm = hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread()
+    alarms = {}
+    if hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread():
+        alarms = {
+            signal.SIGPROF: (signal.ITIMER_PROF, limit),
+            signal.SIGALRM: (signal.ITIMER_REAL, 2 * limit),
+        }
 
     def ring(*_: object) -> None:
         raise _TimeIsUp
@@ -242,15 +248,15 @@ def _contained(printed: _Printed, limit: float) -> Iterator[None]:
         torch.random.fork_rng(devices=[]),
         torch.enable_grad(),
     ):
-        before = signal.signal(signal.SIGALRM, ring) if alarm else None
+        before = {number: signal.signal(number, ring) for number in alarms}
         try:
-            if alarm:
-                signal.setitimer(signal.ITIMER_REAL, limit, 1)
+            for timer, seconds in alarms.values():
+                signal.setitimer(timer, seconds, 1)
             yield
         finally:
-            if alarm:
-                signal.setitimer(signal.ITIMER_REAL, 0)
-                signal.signal(signal.SIGALRM, before)
+            for number, (timer, _) in alarms.items():
+                signal.setitimer(timer, 0)
+                signal.signal(number, before[number])
             torch.set_default_dtype(dtype)
 
 

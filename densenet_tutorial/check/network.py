@@ -364,7 +364,7 @@ class _Training(Question):
 
 
 train = _Training(
-    "train", ("train",), [], lambda g: Task(g.randrange(1, 10**6)), draws=1, limit=25
+    "train", ("train",), [], lambda g: Task(g.randrange(1, 10**6)), draws=1, limit=15
 )
 
 
