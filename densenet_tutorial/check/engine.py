@@ -33,7 +33,7 @@ class Wrong(Exception):
         self.expected, self.got, self.hint = expected, got, hint
 
 
-class _TimeIsUp(BaseException):
+class TimeIsUp(BaseException):
     """Not an Exception, so that an answer's own `except Exception` lets it pass."""
 
 
@@ -62,7 +62,7 @@ class Report:
         return all(result.passed for result in self.results)
 
     def __repr__(self) -> str:
-        if all(_NOT_YET in result.hint for result in self.results):
+        if all(NOT_YET in result.hint for result in self.results):
             return f"{self.question}: not answered yet"
         right = sum(result.passed for result in self.results)
         with_seed = "" if self.seed is None else f" (seed {self.seed})"
@@ -114,7 +114,7 @@ class Question:
         inputs: what the self-check tries. Each shows itself, by `str`, as the code that a student could type.
         draw: makes an input from a random generator; the hidden tests try `draws` of them.
         given: names that an answer may use, since an earlier question asked for them.
-        limit: processor seconds that a property may take on all its inputs together, and half the seconds on the clock.
+        limit: processor seconds that a property may take on all its inputs together, and a third of the seconds on the clock.
     """
 
     name: str
@@ -165,23 +165,23 @@ def time_text(limit: float) -> str:
 
 def _run(tried: Property, inputs: Sequence[Any], answers: Sequence[Any], limit: float) -> Result:
     """Try a property on each input, up to the first on which it does not hold."""
-    printed, input = _Printed(), ""
+    printed, input = Printed(), ""
     try:
-        with _contained(printed, limit):
+        with contained(printed, limit):
             for number, input in enumerate(inputs):
                 torch.manual_seed(number)
                 tried.function(input, *answers)
         return Result(tried.name, tried.text, True)
     except Wrong as wrong:
         expected, got, hint = wrong.expected, wrong.got, wrong.hint or tried.hint
-    except _TimeIsUp:
+    except TimeIsUp:
         expected, got = time_text(limit), "still running"
         hint = "Is there a loop that never ends?"
     except (SystemExit, GeneratorExit) as error:
         expected, got = "a value", f"your code ended the program ({type(error).__name__})"
         hint = "Leave a function with return, not with exit()."
     except NotImplementedError:
-        expected, got, hint = "an answer", "NotImplementedError", _NOT_YET
+        expected, got, hint = "an answer", "NotImplementedError", NOT_YET
     except Exception as error:
         expected, got, hint = "no error", _where(error), tried.hint or _hint(error)
     if printed.length > _SHOWN:
@@ -189,15 +189,15 @@ def _run(tried: Property, inputs: Sequence[Any], answers: Sequence[Any], limit: 
     return failed(tried, str(input), expected, got, hint.strip())
 
 
-_NOT_YET = "If you have not written it yet, that is the reason: replace the `...`."
+NOT_YET = "If you have not written it yet, that is the reason: replace the `...`."
 
 
 def _hint(error: Exception) -> str:
     if isinstance(error, RecursionError):
         return "Does something call itself?"
     if isinstance(error, (AttributeError, NameError)) and "..." not in str(error):
-        return "Is that name set before it is used, and spelled as in the question? " + _NOT_YET
-    return _NOT_YET if "ellipsis" in str(error).lower() else ""
+        return "Is that name set before it is used, and spelled as in the question? " + NOT_YET
+    return NOT_YET if "ellipsis" in str(error).lower() else ""
 
 
 def _where(error: BaseException) -> str:
@@ -210,7 +210,7 @@ def _where(error: BaseException) -> str:
     return text
 
 
-class _Printed(io.TextIOBase):
+class Printed(io.TextIOBase):
     """Takes what is printed, counts it, and keeps nothing."""
 
     length = 0
@@ -224,22 +224,22 @@ class _Printed(io.TextIOBase):
 
 
 @contextlib.contextmanager
-def _contained(printed: _Printed, limit: float) -> Iterator[None]:
+def contained(printed: Printed, limit: float) -> Iterator[None]:
     """Take what is printed, leave the caller's random numbers and settings as they are, and stop what takes too long.
 
-    The limit is `limit` seconds of the processor, since a busy machine is not the answer's fault, or twice that on the
-    clock. The alarms need the main thread, and Unix; elsewhere there is no limit. They ring again each second, for
+    The limit is `limit` seconds of the processor, since a busy machine is not the answer's fault, or three times that on
+    the clock. The alarms need the main thread, and Unix; elsewhere there is no limit. They ring again each second, for
     answers that catch everything.
     """
     alarms = {}
     if hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread():
         alarms = {
             signal.SIGPROF: (signal.ITIMER_PROF, limit),
-            signal.SIGALRM: (signal.ITIMER_REAL, 2 * limit),
+            signal.SIGALRM: (signal.ITIMER_REAL, 3 * limit),
         }
 
     def ring(*_: object) -> None:
-        raise _TimeIsUp
+        raise TimeIsUp
 
     dtype = torch.get_default_dtype()
     with (
@@ -278,7 +278,7 @@ def not_a(value: Any, what: str, expected: str) -> Wrong:
     """What to raise where `what` returned `value`, which is not the `expected` kind of thing."""
     if value is None or value is ...:
         return Wrong(
-            f"{expected} from {what}", "nothing" if value is None else "...", "No return? " + _NOT_YET
+            f"{expected} from {what}", "nothing" if value is None else "...", "No return? " + NOT_YET
         )
     return Wrong(f"{expected} from {what}", f"{type(value).__name__}: {str(value)[:80]}")
 

@@ -131,7 +131,7 @@ def same_parameters(got: nn.Module, expected: nn.Module, hints: dict[str, str]) 
     if ours == theirs:
         return
     if not theirs:
-        raise Wrong("parameters", "no parameters", engine._NOT_YET)
+        raise Wrong("parameters", "no parameters", engine.NOT_YET)
     wrong = [f"{name} {ours[name]}" for name in ours if theirs.get(name) != ours[name]]
     instead = [f"{name} {theirs[name]}" for name in theirs if ours.get(name) != theirs[name]]
     names = {text.split(" ")[0] for text in wrong + instead}

@@ -232,7 +232,8 @@ def _(given: Model, load_safely: Any) -> None:
             load_safely(path, given.model())
         except Exception:
             refused = True
-    if _Trap.sprung:
+    sprung, _Trap.sprung = _Trap.sprung, False
+    if sprung:
         hint = "torch.load runs what a file tells it to, unless weights_only=True."
         raise Wrong("a refusal", "the file's code was run", hint)
     if not refused:
@@ -367,6 +368,8 @@ def _(task: Few, fine_tune: Any) -> None:
 @fine_tune.property("frozen", "trains the head alone")
 def _(task: Few, fine_tune: Any) -> None:
     before, after, _ = task.trained(fine_tune)
+    if torch.equal(before.classifier.weight, after.classifier.weight):
+        raise Wrong("a head that has learned", "the untrained head", engine.NOT_YET)
     for name, value in before.features.named_parameters():
         if not torch.equal(value, after.features.get_parameter(name)):
             hint = "Give the optimizer the head's parameters alone."
