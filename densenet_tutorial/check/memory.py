@@ -140,6 +140,9 @@ def _draw_features(generator: random.Random) -> Features:
 _FEATURES = [Features((8, 4, 4), 4, 6), Features((5,), 3, 7)]
 
 
+_AGAIN = "The second pass has to compute what the first did: with the statistics of the batch."
+
+
 @dataclass
 class _Step:
     """What one forward and backward pass leaves behind."""
@@ -187,8 +190,7 @@ def _same_gradients(got: _Step, expected: _Step) -> None:
             hint = "A list that is passed as one argument hides its tensors from autograd: pass them one by one."
             raise Wrong(f"a gradient of {name}", "none", hint)
         if not engine.close(theirs, gradient, tolerance=1e-3):
-            hint = "The second pass has to compute what the first did: with the statistics of the batch."
-            raise Wrong(f"the plain layer's gradient of {name}", "another one", hint)
+            raise Wrong(f"the plain layer's gradient of {name}", "another one", _AGAIN)
 
 
 def _recomputes(got: _Step) -> None:
@@ -276,7 +278,7 @@ def _(given: Features, count_updates: Any) -> None:
 checkpointed_once = Question("checkpointed_once", ("checkpointed_once",), _FEATURES, _draw_features)
 
 
-@checkpointed_once.property("values", "gives the layer's output, and every gradient")
+@checkpointed_once.property("values", "gives the layer's output, and every gradient", _AGAIN)
 def _(given: Features, checkpointed_once: Any) -> None:
     _same_gradients(*_steps(given, checkpointed_once))
 
