@@ -16,6 +16,7 @@ import multiprocessing
 import os
 import sys
 import tempfile
+import time
 import zipfile
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -78,11 +79,13 @@ def quiet():
 
 
 def graded_one(submission, autograder):
-    """The results of `submission`, or why there are none."""
+    """The results of `submission`, or why there are none, and the seconds that it took."""
+    start = time.perf_counter()
     try:
-        return otter_run(submission, autograder), ""
+        results, problem = otter_run(submission, autograder), ""
     except ValueError as error:
-        return None, str(error)
+        results, problem = None, str(error)
+    return results, problem, time.perf_counter() - start
 
 
 def grade(autograder, folder, output, jobs=None):
@@ -104,18 +107,19 @@ def grade(autograder, folder, output, jobs=None):
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs or os.cpu_count(), spawn, quiet) as pool:
         graded = pool.map(graded_one, submissions, [Path(autograder).resolve()] * len(submissions))
-        for path, (results, problem) in zip(submissions, graded):
+        for path, (results, problem, seconds) in zip(submissions, graded):
             if problem:
-                row = {"submission": path.name, "points": "", "seed": seed, "problem": problem}
+                row = {"submission": path.name, "seed": seed, "problem": problem}
                 text = f"{path.name}: not graded: {problem}"
             else:
                 row = row_of(path.name, results, seed)
                 text = feedback(path.name, results, seed)
+            row["seconds"] = f"{seconds:.0f}"
             notebooks.write_text(reports / f"{path.stem}.txt", text + "\n")
             print(f"{path.name}: {problem or row['percent'] + ' %'}", flush=True)
             rows.append(row)
-    columns = ["submission", "points", "out of", "percent", "seed", "problem"]
-    columns += sorted({name for row in rows for name in row} - set(columns))
+    columns = ["submission", "points", "out of", "percent", "seed", "seconds", "problem"]
+    columns += list(dict.fromkeys(name for row in rows for name in row if name not in columns))
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
     writer.writeheader()

@@ -403,7 +403,7 @@ def _(block: DenseBlockInput, DenseBlock: Any) -> None:
     if got != expected:
         hint = _COUNT
         if not found:
-            hint = "Modules in a Python list are not found: use nn.ModuleList, nn.ModuleDict or add_module."
+            hint = f"Modules in a Python list are not found: add_module makes them known. {engine.NOT_YET}"
         raise Wrong(f"layers that read {expected} channels", str(got), hint)
 
 
