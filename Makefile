@@ -16,7 +16,7 @@ NBVAL := PYTHONPATH="$(CURDIR)/book/_tools/offline:$(CURDIR)/tests" $(PYTEST) bo
 	--dist loadfile -p no:cacheprovider -p nbval_history --nbval-current-env --nbval-cell-timeout=600
 
 .DEFAULT_GOAL := help
-.PHONY: help book serve lab execute sync assignments grade lint test test-assignments test-gpu test-oldest \
+.PHONY: help book serve lab execute sync assignments grade figures lint test test-assignments test-gpu test-oldest \
 	repository clean
 
 help: ## List the commands
@@ -58,6 +58,9 @@ grade: $(GRADING) ## Grade a folder of notebooks into a CSV: make grade ASSIGNME
 	@test -n "$(ASSIGNMENT)" -a -n "$(SUBMISSIONS)" || { \
 		echo "Say which: make grade ASSIGNMENT=layers SUBMISSIONS=FOLDER" >&2; exit 1; }
 	$(PY) book/_tools/grade.py "$(ASSIGNMENT)" "$(SUBMISSIONS)"
+
+figures: $(READY) ## Write every figure of the book into _build/figures, for slides
+	$(PY) book/_tools/figures.py
 
 lint: $(READY) ## Check style and formatting, notebooks included
 	$(PY) -m ruff check .

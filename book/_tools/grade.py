@@ -14,6 +14,7 @@ import io
 import json
 import multiprocessing
 import os
+import re
 import sys
 import tempfile
 import time
@@ -48,7 +49,9 @@ def otter_run(submission, autograder):
 
 def row_of(name, results, seed):
     """A row of the CSV: points for each question, and their sum."""
-    questions = {test["name"]: test for test in results["tests"] if test.get("max_score") is not None}
+    questions = {
+        test["name"]: test for test in results["tests"] if test.get("max_score") is not None
+    }
     points = {name: test.get("score", 0) for name, test in questions.items()}
     total = sum(points.values())
     most = sum(test["max_score"] for test in questions.values())
@@ -120,12 +123,39 @@ def grade(autograder, folder, output, jobs=None):
             rows.append(row)
     columns = ["submission", "points", "out of", "percent", "seed", "seconds", "problem"]
     columns += list(dict.fromkeys(name for row in rows for name in row if name not in columns))
+    notebooks.write_text(output, table(columns, rows))
+    return rows
+
+
+def fill_gradebook(gradebook, column, rows):
+    """Canvas's exported `gradebook` as text, with points in `column` for every student who has handed in.
+
+    Canvas names a downloaded file NAME_ID_SUBMISSION_FILE, with _LATE after the name if it was late; ID is also a
+    column of the gradebook.
+    """
+    points = {}
+    for row in rows:
+        if found := re.match(r"[^_]+(?:_LATE)?_(\d+)_\d+_", row["submission"]):
+            if "points" in row:
+                points[found.group(1)] = row["points"]
+    with open(gradebook, encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file)
+        columns, students = reader.fieldnames or [], list(reader)
+    for needed in ("ID", column):
+        if needed not in columns:
+            raise ValueError(f"{gradebook} has no column {needed!r}")
+    for student in students:
+        student[column] = points.get((student["ID"] or "").strip(), student[column])
+    return table(columns, students)
+
+
+def table(columns, rows):
+    """`rows`, dictionaries, as the text of a CSV."""
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    notebooks.write_text(output, text.getvalue())
-    return rows
+    return text.getvalue()
 
 
 def main(arguments=None):
@@ -133,12 +163,22 @@ def main(arguments=None):
     parser.add_argument("assignment", help="layers, network, memory or pretrained")
     parser.add_argument("folder", type=Path, help="holds the submissions, one .ipynb each")
     parser.add_argument("--output", type=Path, help="default: FOLDER/ASSIGNMENT.csv")
-    parser.add_argument("--assignments", type=Path, default=ASSIGNMENTS, help="default: _build/assignments")
+    parser.add_argument(
+        "--assignments", type=Path, default=ASSIGNMENTS, help="default: _build/assignments"
+    )
+    parser.add_argument(
+        "--canvas", type=Path, metavar="CSV", help="a gradebook that Canvas exported"
+    )
+    parser.add_argument("--column", help="the assignment's column in it")
     options = parser.parse_args(arguments)
     output = options.output or options.folder / f"{options.assignment}.csv"
     autograder = options.assignments / options.assignment / "autograder.zip"
     rows = grade(autograder, options.folder, output)
     print(f"{len(rows)} submissions: {output}")
+    if options.canvas:
+        filled = output.with_name(f"{output.stem}-canvas.csv")
+        notebooks.write_text(filled, fill_gradebook(options.canvas, options.column, rows))
+        print(f"for Canvas: {filled}")
 
 
 if __name__ == "__main__":

@@ -278,7 +278,9 @@ def not_a(value: Any, what: str, expected: str) -> Wrong:
     """What to raise where `what` returned `value`, which is not the `expected` kind of thing."""
     if value is None or value is ...:
         return Wrong(
-            f"{expected} from {what}", "nothing" if value is None else "...", "No return? " + NOT_YET
+            f"{expected} from {what}",
+            "nothing" if value is None else "...",
+            "No return? " + NOT_YET,
         )
     return Wrong(f"{expected} from {what}", f"{type(value).__name__}: {str(value)[:80]}")
 

@@ -233,13 +233,28 @@ def _forward(layer: Layer, answer: nn.Module, x: Tensor | list[Tensor]) -> Tenso
         got,
         (n, k, height, width),
         {
-            (n, k, height - 2, width - 2): "A 3x3 convolution loses a pixel on each side, unless its padding "
-            "makes up for it.",
-            (n, k, height + 2, width + 2): "Padding belongs to the 3x3 convolution alone: around a 1x1 "
+            (
+                n,
+                k,
+                height - 2,
+                width - 2,
+            ): "A 3x3 convolution loses a pixel on each side, unless its padding makes up for it.",
+            (
+                n,
+                k,
+                height + 2,
+                width + 2,
+            ): "Padding belongs to the 3x3 convolution alone: around a 1x1 "
             "convolution it adds a border.",
             (n, c_in + k, height, width): new,
-            (n, c_in, height, width): "Adding new to old features is what a residual network does. " + new,
-            (n, layer.bn_size * k, height, width): "That is the width of the bottleneck: is conv2 applied?",
+            (n, c_in, height, width): "Adding new to old features is what a residual network does. "
+            + new,
+            (
+                n,
+                layer.bn_size * k,
+                height,
+                width,
+            ): "That is the width of the bottleneck: is conv2 applied?",
         },
     )
     return got
@@ -305,7 +320,9 @@ def _(layer: Layer, DenseLayer: Any) -> None:
         )
 
 
-@dense_layer.property("dropout", "drops with drop_rate in training, after conv2, and nothing after .eval()")
+@dense_layer.property(
+    "dropout", "drops with drop_rate in training, after conv2, and nothing after .eval()"
+)
 def _(layer: Layer, DenseLayer: Any) -> None:
     reference = layer.reference()
     answer = with_weights(layer.answer(DenseLayer, layer.drop_rate), reference, _LAYER_HINTS)
@@ -315,10 +332,16 @@ def _(layer: Layer, DenseLayer: Any) -> None:
     plain, got = reference(x), _forward(layer, answer, x)
     zeros, p = (got == 0).float().mean().item(), layer.drop_rate
     if abs(zeros - p) > 0.08:
-        hint = "Dropout comes last, after conv2." if zeros < 0.02 else "p=drop_rate is the share of zeros."
+        hint = (
+            "Dropout comes last, after conv2."
+            if zeros < 0.02
+            else "p=drop_rate is the share of zeros."
+        )
         raise Wrong(f"about {p:.0%} zeros in training", f"{zeros:.0%}", hint)
     if p and not engine.close(got[got != 0], (plain / (1 - p))[got != 0]):
-        raise Wrong("what is not dropped, divided by 1 - drop_rate", "other numbers", "Use F.dropout.")
+        raise Wrong(
+            "what is not dropped, divided by 1 - drop_rate", "other numbers", "Use F.dropout."
+        )
     answer.eval()
     if p and (answer(x) == 0).float().mean() > 0.02:
         raise Wrong(
@@ -372,7 +395,9 @@ _COUNT = (
     "How many channels does each layer see? Count by hand for layer 3: the block's input, and what two "
     "layers have added."
 )
-_BLOCK_HINTS = {"denselayer1.norm1.weight": "Add each layer under the name denselayer1, denselayer2, …"}
+_BLOCK_HINTS = {
+    "denselayer1.norm1.weight": "Add each layer under the name denselayer1, denselayer2, …"
+}
 
 
 @dense_block.property(
@@ -387,17 +412,31 @@ def _(block: DenseBlockInput, DenseBlock: Any) -> None:
         got,
         (n, c_in + count * k, height, width),
         {
-            (n, k, height, width): "Only the last layer's features come out. Concatenate; neither replace nor add.",
-            (n, c_in, height, width): "Addition keeps the number of channels; concatenation adds to it.",
+            (
+                n,
+                k,
+                height,
+                width,
+            ): "Only the last layer's features come out. Concatenate; neither replace nor add.",
+            (
+                n,
+                c_in,
+                height,
+                width,
+            ): "Addition keeps the number of channels; concatenation adds to it.",
             (n, count * k, height, width): "The block's input is part of its output.",
             (n, c_in + k, height, width): "Only one layer's features are joined to the input.",
         },
     )
 
 
-@dense_block.property("wiring", "layer l reads num_input_features + (l - 1) growth_rate channels", _COUNT)
+@dense_block.property(
+    "wiring", "layer l reads num_input_features + (l - 1) growth_rate channels", _COUNT
+)
 def _(block: DenseBlockInput, DenseBlock: Any) -> None:
-    found = [m for m in block.answer(DenseBlock).modules() if isinstance(m, _layer_type(DenseBlock))]
+    found = [
+        m for m in block.answer(DenseBlock).modules() if isinstance(m, _layer_type(DenseBlock))
+    ]
     got = [layer.norm1.num_features for layer in found]
     expected = [block.num_input_features + i * block.growth_rate for i in range(block.num_layers)]
     if got != expected:
@@ -413,7 +452,9 @@ def _layer_type(DenseBlock: Any) -> type:
     return getattr(init, "__globals__", {}).get("DenseLayer", layers.DenseLayer)
 
 
-@dense_block.property("values", "the output holds the input first, then each layer's features in order")
+@dense_block.property(
+    "values", "the output holds the input first, then each layer's features in order"
+)
 def _(block: DenseBlockInput, DenseBlock: Any) -> None:
     reference, x = block.reference().eval(), block.x()
     answer = with_weights(block.answer(DenseBlock), reference, _BLOCK_HINTS).eval()
@@ -501,7 +542,12 @@ def _(given: TransitionInput, Transition: Any) -> None:
         (n, c_out, height // 2, width // 2),
         {
             (n, c_out, height, width): "Where is the 2x2 average pooling?",
-            (n, c_in, height // 2, width // 2): "The 1x1 convolution changes the number of channels.",
+            (
+                n,
+                c_in,
+                height // 2,
+                width // 2,
+            ): "The 1x1 convolution changes the number of channels.",
             (n, c_out, height - 1, width - 1): "The pooling needs stride 2.",
             (n, c_out, -(-height // 2), -(-width // 2)): "Odd sizes are rounded down.",
         },

@@ -42,7 +42,9 @@ class Measured:
 
     def convolutions(self) -> nn.Module:
         c = self.channels
-        return nn.Sequential(nn.Conv2d(c, 2 * c, 3, padding=1), nn.Sigmoid(), nn.Conv2d(2 * c, c, 1))
+        return nn.Sequential(
+            nn.Conv2d(c, 2 * c, 3, padding=1), nn.Sigmoid(), nn.Conv2d(2 * c, c, 1)
+        )
 
     def dense(self) -> nn.Module:
         return layers.DenseLayer(self.channels, 3, 2, 0.0).train()
@@ -84,7 +86,9 @@ def _measured(model: nn.Module, x: Tensor, saved_bytes: Any) -> None:
     if got == sum(t.numel() for t in new) or 4 * got == expected:
         hint = "That is a number of elements. How many bytes has each?"
     elif got in (sum(t.nbytes for t in new), sum(t.untyped_storage().nbytes() for t in new)):
-        hint = "Two saved tensors may share a storage (untyped_storage().data_ptr()): count it once."
+        hint = (
+            "Two saved tensors may share a storage (untyped_storage().data_ptr()): count it once."
+        )
     elif got in (sum(t.nbytes for t in saved), sum(storages.values())):
         hint = "The input, parameters and buffers are there anyway: they do not count."
     elif got == 0:
@@ -263,7 +267,9 @@ def _(given: Features, count_updates: Any) -> None:
 
 @count_updates.property("trap", "finds 2 updates in a checkpointed step")
 def _(given: Features, count_updates: Any) -> None:
-    hint = "The second update comes in the backward pass. Is backward called before the second look?"
+    hint = (
+        "The second update comes in the backward pass. Is backward called before the second look?"
+    )
     _counted(given, count_updates, _twice, 2, hint)
 
 
@@ -317,11 +323,13 @@ def _(given: Features, checkpointed_once: Any) -> None:
     now = [m.momentum for m in layer.modules() if isinstance(m, nn.BatchNorm2d)]
     states = layer.state_dict(), twin.state_dict()
     if now != momenta or not all(m.training for m in layer.modules()):
-        raise Wrong("norms as they were", "momentum or training mode has changed", "Put back what you change.")
+        raise Wrong(
+            "norms as they were",
+            "momentum or training mode has changed",
+            "Put back what you change.",
+        )
     if states[0].keys() != states[1].keys() or not all(
         engine.close(value, states[1][name]) for name, value in states[0].items()
     ):
         hint = "After two steps the statistics are not the plain layer's. Is everything put back in time?"
         raise Wrong("the plain layer's state_dict after two steps", "another one", hint)
-
-

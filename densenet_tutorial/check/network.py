@@ -208,7 +208,9 @@ def _(config: Config, count_parameters: Any) -> None:
         if kind != "all" and got == counts["all"] + count:
             hint = f"What is too much is as many as {kind} have."
     if got == counts["all"] + counts["the norms (two numbers a channel)"]:
-        hint = "Running mean and variance are buffers: no gradient trains them, so they do not count."
+        hint = (
+            "Running mean and variance are buffers: no gradient trains them, so they do not count."
+        )
     raise Wrong(f"{counts['all']:,}", f"{got:,}", hint)
 
 
@@ -227,7 +229,9 @@ def _(config: Config, count_parameters: Any) -> None:
     finally:
         nn.Module.__init__ = original
     if built:
-        raise Wrong("arithmetic alone", f"a {built[0]} was built", "Compute from the five arguments.")
+        raise Wrong(
+            "arithmetic alone", f"a {built[0]} was built", "Compute from the five arguments."
+        )
     if got is None or got is ...:
         raise engine.not_a(got, "count_parameters", "a number")
 
@@ -310,9 +314,7 @@ class Task:
     done: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def __str__(self) -> str:
-        return (
-            f"800 training pictures (1 by 14 by 14) and a DenseNet in evaluation mode, seed {self.seed}"
-        )
+        return f"800 training pictures (1 by 14 by 14) and a DenseNet in evaluation mode, seed {self.seed}"
 
     def images(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         full = _fashion()
@@ -363,9 +365,7 @@ class _Training(Question):
         return super().results(answers, seed)
 
 
-train = _Training(
-    "train", ("train",), [], lambda g: Task(g.randrange(1, 10**6)), draws=1, limit=15
-)
+train = _Training("train", ("train",), [], lambda g: Task(g.randrange(1, 10**6)), draws=1, limit=15)
 
 
 @train.property("accuracy", f"reaches {ACCURACY:.0%} on 500 other pictures")

@@ -148,7 +148,9 @@ def _adapted(given: Model, adapt_head: Any) -> tuple[nn.Module, nn.Module]:
 
 
 @adapt_head.property(
-    "shape", "answers with the wanted number of classes", "How many features does the old head read?"
+    "shape",
+    "answers with the wanted number of classes",
+    "How many features does the old head read?",
 )
 def _(given: Model, adapt_head: Any) -> None:
     before, got = _adapted(given, adapt_head)
@@ -157,7 +159,9 @@ def _(given: Model, adapt_head: Any) -> None:
     engine.same_shape(output, (2, given.wanted), {(2, given.num_classes): hint})
 
 
-@adapt_head.property("replaced", "puts one new layer in the place of the old head, and keeps its name")
+@adapt_head.property(
+    "replaced", "puts one new layer in the place of the old head, and keeps its name"
+)
 def _(given: Model, adapt_head: Any) -> None:
     before, got = _adapted(given, adapt_head)
     head = getattr(got, "classifier", None)
@@ -170,7 +174,9 @@ def _(given: Model, adapt_head: Any) -> None:
         raise Wrong("the keys of before", "others", "Only model.classifier is replaced.")
 
 
-@adapt_head.property("features", "leaves the features as they were, and the head ready to be trained")
+@adapt_head.property(
+    "features", "leaves the features as they were, and the head ready to be trained"
+)
 def _(given: Model, adapt_head: Any) -> None:
     before, got = _adapted(given, adapt_head)
     state = got.state_dict()
@@ -249,7 +255,10 @@ def _refused(load_safely: Any, model: nn.Module, state: dict[str, Tensor], what:
         except (NameError, TypeError, AttributeError, NotImplementedError):
             raise
         except Exception as error:
-            got, hint = f"{type(error).__name__}", "Catch it, and raise a ValueError that names the key."
+            got, hint = (
+                f"{type(error).__name__}",
+                "Catch it, and raise a ValueError that names the key.",
+            )
         else:
             got, hint = "no error", "strict=False leaves random weights where the file has none."
     raise Wrong(f"a ValueError, since the file {what}", got, hint)
@@ -267,7 +276,9 @@ def _(given: Model, load_safely: Any) -> None:
     wrong = full | {"classifier.weight": torch.zeros(given.wanted, 7)}
     message = _refused(load_safely, given.model(), wrong, "has a head of another shape")
     if "classifier.weight" not in message:
-        raise Wrong("a message that names classifier.weight", message[:200], "Say which do not fit.")
+        raise Wrong(
+            "a message that names classifier.weight", message[:200], "Say which do not fit."
+        )
 
 
 @load_safely.property("whole", "leaves the model as it was if the file does not fit")
@@ -285,7 +296,9 @@ def _(given: Model, load_safely: Any) -> None:
 
 # ------------------------------------------------------------------------------ few labels
 
-ACCURACY = 0.9  # a head on the pretrained features reaches 0.95 and more; on random features, below 0.85
+ACCURACY = (
+    0.9  # a head on the pretrained features reaches 0.95 and more; on random features, below 0.85
+)
 _UPPER = (0, 2, 4, 6)  # T-shirt, pullover, coat, shirt: hard to tell apart with five pictures each
 _REST = (1, 3, 5, 7, 8, 9)
 

@@ -45,9 +45,12 @@ SUBMISSIONS = {
         FORWARD, f"{FORWARD}        print('x' * 2**20)\n", "print('x' * 2**20)\nexit()"
     ),
     "no padding.ipynb": with_change("kernel_size=3, padding=1", "kernel_size=3"),
-    "syntax error.ipynb": with_change("class Transition(nn.Module):", "class Transition(nn.Module:"),
+    "syntax error.ipynb": with_change(
+        "class Transition(nn.Module):", "class Transition(nn.Module:"
+    ),
     "imports the answer.ipynb": with_change(
-        "class DenseBlock(nn.Module):", "from densenet_tutorial import DenseBlock\nclass Mine(nn.Module):"
+        "class DenseBlock(nn.Module):",
+        "from densenet_tutorial import DenseBlock\nclass Mine(nn.Module):",
     ),
     "damaged.ipynb": "{",
 }
@@ -110,7 +113,11 @@ def test_blank_gets_at_most_five_percent_and_the_solution_everything(rows):
 def test_what_a_hostile_answer_lost_is_its_whole_question(rows, graded, name):
     assert float(rows[f"{name}.ipynb"]["dense_layer"]) == 0
     said = (graded / "layers" / f"{name}.txt").read_text(encoding="utf-8")
-    cause = {"loops for ever": "never ends", "exits": "ended the process", "tampers": "torch.allclose"}
+    cause = {
+        "loops for ever": "never ends",
+        "exits": "ended the process",
+        "tampers": "torch.allclose",
+    }
     assert cause[name] in said
 
 
@@ -134,7 +141,13 @@ def test_another_secret_gives_other_hidden_tests():
 @pytest.mark.parametrize("name", ASSIGNMENTS)
 def test_students_get_no_solution_no_hidden_test_and_no_seed(made, name):
     text = (made / name / "student" / f"{name}.ipynb").read_text(encoding="utf-8")
-    for hidden in ("SOLUTION", "hidden(", "def test_", "Rubric", str(assignments.seed_of(SECRET, name))):
+    for hidden in (
+        "SOLUTION",
+        "hidden(",
+        "def test_",
+        "Rubric",
+        str(assignments.seed_of(SECRET, name)),
+    ):
         assert hidden not in text
     solved = json.loads((made / name / "solution" / f"{name}.ipynb").read_text(encoding="utf-8"))
     assert any("Rubric" in "".join(cell["source"]) for cell in solved["cells"])

@@ -102,4 +102,6 @@ def test_the_student_notebook_needs_torch_and_the_package_alone(made, fresh, tmp
     done = in_fresh(fresh, tmp_path / "run.py", path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("not answered yet") == 4
-    assert json.loads(path.read_text(encoding="utf-8"))["metadata"]["kernelspec"]["name"] == "python3"
+    assert (
+        json.loads(path.read_text(encoding="utf-8"))["metadata"]["kernelspec"]["name"] == "python3"
+    )
