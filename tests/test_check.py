@@ -58,9 +58,8 @@ def test_a_wrong_answer_says_on_which_input_what_and_why():
 def test_the_same_seed_draws_the_same_inputs():
     seen = []
     for seed in (5, 5, 6):
-        numbers = []
-        question()(lambda x: numbers.append(x) or 2 * x, seed=seed)
-        seen.append(numbers)
+        seen.append([])
+        question()(lambda x: seen[-1].append(x) or 2 * x, seed=seed)
     assert seen[0] == seen[1] != seen[2]
     assert "seed 5" in str(question()(lambda x: 2 * x, seed=5))
 
@@ -78,7 +77,6 @@ def test_an_answer_that_is_not_there_yet_is_called_that():
     class DenseLayer(nn.Module):
         def __init__(self, num_input_features, growth_rate, bn_size, drop_rate):
             super().__init__()
-            ...
 
         def forward(self, inputs): ...
 
@@ -108,10 +106,10 @@ def test_a_loop_is_stopped_and_tried_once():
 def test_what_is_printed_is_not_shown_but_counted(capsys):
     def double(x):
         print("x" * 2**20)
-        return 0
+        raise ValueError
 
     report = question()(double)
-    assert "printed 1048577 characters" in str(report)
+    assert "Your code printed 1048577 characters." in " ".join(str(report).split())
     assert capsys.readouterr().out == ""
 
 
@@ -223,9 +221,9 @@ def test_right_answers_pass_in_a_process_of_their_own():
         ("import os; os.kill(os.getppid(), 9)", "took the grading process down"),
         ("import torch; torch.equal = max", "it changes torch.equal"),
         ("import builtins; builtins.list = tuple", "it changes builtins.list"),
-        ("import densenet_tutorial.check.engine as e; e.Wrong = max", "engine.Wrong"),
+        ("import densenet_tutorial.check.engine as e; e.Wrong = max", "imports densenet_tutorial"),
         (
-            "import densenet_tutorial.check.layers as e; e._number.__code__ = (lambda *a: 0).__code__",
+            "import sys; sys.modules['densenet_tutorial.check.layers']._number.__code__ = (lambda *a: 0).__code__",
             "_number",
         ),
         ("bytearray(10**10)", "MemoryError"),

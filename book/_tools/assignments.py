@@ -9,13 +9,14 @@ point. The secret decides on which inputs the hidden tests try an answer; withou
 
 import argparse
 import hashlib
+import multiprocessing
 import os
 import re
 import secrets
 import shutil
-import subprocess
 import sys
 import tempfile
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import notebooks
@@ -57,14 +58,16 @@ def tidy(notebook):
 
 def make(path, seed, output):
     """Make everything for the master notebook at `path`, under `output`."""
+    from otter.assign import main as assign
+
     name = path.stem
     with tempfile.TemporaryDirectory() as scratch:
         master, made = Path(scratch, path.name), Path(scratch, "made")
         notebooks.write(with_seed(notebooks.read(path), seed), master)
-        command = [sys.executable, "-m", "otter", "assign", "--no-pdfs", str(master), str(made)]
-        otter = subprocess.run(command, capture_output=True, text=True)
-        if otter.returncode:
-            raise ValueError(f"{path.name}: otter says\n{(otter.stdout + otter.stderr)[-3000:]}")
+        try:
+            assign(str(master), str(made), no_pdfs=True)
+        except Exception as error:
+            raise ValueError(f"{path.name}: otter says: {error}") from error
         (archive,) = (made / "autograder").glob("*.zip")
         new = Path(scratch, "new")
         for version, folder in (("student", "student"), ("solution", "autograder")):
@@ -84,6 +87,12 @@ def make(path, seed, output):
     return target
 
 
+def quiet():
+    """Keep what otter and its kernels say to themselves off the terminal."""
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("name", nargs="*", help=f"default: all of {', '.join(masters())}")
@@ -96,10 +105,15 @@ def main(arguments=None):
     secret = options.secret or secrets.token_hex(8)
     if not options.secret:
         print(f"A secret was drawn. To make the same tests again: make assignments SECRET={secret}")
-    for name in options.name or found:
-        seed = seed_of(secret, name)
-        target = make(found[name], seed, options.output)
-        print(f"{name}: {target} (hidden tests: seed {seed}; the solution gets every point)")
+    names = options.name or list(found)
+    seeds = [seed_of(secret, name) for name in names]
+    # Processes, since otter changes the folder that it works in. Each imports everything once.
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(os.cpu_count(), len(names)), spawn, quiet) as pool:
+        paths = [found[name] for name in names]
+        targets = pool.map(make, paths, seeds, [options.output.resolve()] * len(names))
+        for name, seed, target in zip(names, seeds, targets):
+            print(f"{name}: {target} (hidden tests: seed {seed}; the solution gets every point)")
 
 
 if __name__ == "__main__":

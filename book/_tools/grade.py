@@ -135,9 +135,9 @@ def fill_gradebook(gradebook, column, rows):
     """
     points = {}
     for row in rows:
-        if found := re.match(r"[^_]+(?:_LATE)?_(\d+)_\d+_", row["submission"]):
-            if "points" in row:
-                points[found.group(1)] = row["points"]
+        found = re.match(r"[^_]+(?:_LATE)?_(\d+)_\d+_", row["submission"])
+        if found and "points" in row:
+            points[found.group(1)] = row["points"]
     with open(gradebook, encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file)
         columns, students = reader.fieldnames or [], list(reader)

@@ -56,8 +56,8 @@ def namespace(cells: Sequence[str], question: Question, others: Iterable[str]) -
                 continue
             try:
                 code = compile(ast.Module([statement], []), filename, "exec")
-                exec(code, names)
-            except Exception as error:
+                exec(code, names)  # noqa: S102 - the answer is there to be run
+            except Exception as error:  # noqa: BLE001
                 problems.append(f"cell {number}: {type(error).__name__}: {error}")
     missing = [name for name in question.targets if name not in names]
     if missing:

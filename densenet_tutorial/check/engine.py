@@ -63,7 +63,8 @@ class Report:
 
     def __repr__(self) -> str:
         if all(NOT_YET in result.hint for result in self.results):
-            return f"{self.question}: not answered yet"
+            hint = self.results[0].hint.replace(NOT_YET, "").strip()
+            return f"{self.question}: not answered yet" + (f"\n  {hint}" if hint else "")
         right = sum(result.passed for result in self.results)
         with_seed = "" if self.seed is None else f" (seed {self.seed})"
         lines = [f"{self.question}: {right} of {len(self.results)} right{with_seed}"]
@@ -182,21 +183,21 @@ def _run(tried: Property, inputs: Sequence[Any], answers: Sequence[Any], limit: 
         hint = "Leave a function with return, not with exit()."
     except NotImplementedError:
         expected, got, hint = "an answer", "NotImplementedError", NOT_YET
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - an answer may raise anything
         expected, got, hint = "no error", _where(error), tried.hint or _hint(error)
     if printed.length > _SHOWN:
         hint += f" (Your code printed {printed.length} characters.)"
     return failed(tried, str(input), expected, got, hint.strip())
 
 
-NOT_YET = "If you have not written it yet, that is the reason: replace the `...`."
+NOT_YET = "Does it end with return? If you have not written it yet, that is the reason."
 
 
 def _hint(error: Exception) -> str:
     if isinstance(error, RecursionError):
         return "Does something call itself?"
     if isinstance(error, (AttributeError, NameError)) and "..." not in str(error):
-        return "Is that name set before it is used, and spelled as in the question? " + NOT_YET
+        return "Is that name set before it is used, and spelled as in the question?"
     return NOT_YET if "ellipsis" in str(error).lower() else ""
 
 
@@ -280,7 +281,7 @@ def not_a(value: Any, what: str, expected: str) -> Wrong:
         return Wrong(
             f"{expected} from {what}",
             "nothing" if value is None else "...",
-            "No return? " + NOT_YET,
+            NOT_YET,
         )
     return Wrong(f"{expected} from {what}", f"{type(value).__name__}: {str(value)[:80]}")
 

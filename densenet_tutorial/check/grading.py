@@ -197,7 +197,7 @@ def _child(request: dict[str, Any], pipe: int, folder: str) -> None:
         stop(str(error), "Run the notebook from top to bottom once before you hand it in.")
     except engine.TimeIsUp:
         stop("a definition takes too long", "Is there a loop that never ends?")
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001 - SystemExit included
         stop(f"a definition ended with {type(error).__name__}")
     given = [names[target] for target in question.targets]
     for part in PARTS:

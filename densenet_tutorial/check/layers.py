@@ -286,7 +286,9 @@ def _mistakes(r: layers.DenseLayer, x: Tensor) -> dict[str, Any]:
     def second(h: Tensor) -> Tensor:
         return r.conv2(F.relu(r.norm2(h)))
 
-    first = lambda: r.conv1(F.relu(r.norm1(x)))  # noqa: E731
+    def first() -> Tensor:
+        return r.conv1(F.relu(r.norm1(x)))
+
     no_relu = "Somewhere the ReLU between norm and convolution is missing."
     return {
         "The norm comes before the ReLU, both times.": lambda: r.conv2(

@@ -240,8 +240,8 @@ def _and_before(layer: nn.Module, features: list[Tensor]) -> Tensor:
     return layer(features)
 
 
-def _fixed(layer: nn.Module, features: list[Tensor]) -> Tensor:
-    return memory.checkpointed(lambda *x: layer(list(x)), features, layer.norm1)
+def _frozen(layer: nn.Module, features: list[Tensor]) -> Tensor:
+    return layer.eval()(features)
 
 
 count_updates = Question("count_updates", ("count_updates",), _FEATURES, _draw_features)
@@ -277,8 +277,7 @@ def _(given: Features, count_updates: Any) -> None:
 def _(given: Features, count_updates: Any) -> None:
     hint = "Call forward(layer, features) once, and count: do not assume a number."
     _counted(given, count_updates, _and_before, 2, hint)
-    frozen = lambda layer, features: layer.eval()(features)  # noqa: E731
-    _counted(given, count_updates, frozen, 0, hint)
+    _counted(given, count_updates, _frozen, 0, hint)
 
 
 checkpointed_once = Question("checkpointed_once", ("checkpointed_once",), _FEATURES, _draw_features)

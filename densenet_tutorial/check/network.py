@@ -380,7 +380,8 @@ def _(task: Task, train: Any) -> None:
         if not torch.equal(value, before.get_parameter(name))
     ]
     if not changed:
-        hint = "No parameter has changed. Is backward called, and then the optimizer's step?"
+        hint = "No parameter has changed. Is backward called, and then the optimizer's step? "
+        hint += engine.NOT_YET
     elif len(changed) < 3:
         hint = "Hardly a parameter has changed. Does the optimizer know all of them?"
     elif not all(p.isfinite().all() for p in after.parameters()):
@@ -392,8 +393,9 @@ def _(task: Task, train: Any) -> None:
 def _(task: Task, train: Any) -> None:
     before, after, _ = task.trained(train)
     if torch.equal(before.features.norm5.running_mean, after.features.norm5.running_mean):
+        hint = "The model comes in evaluation mode, in which batch norm uses its running statistics as they are."
+        if torch.equal(before.classifier.weight, after.classifier.weight):
+            hint = engine.NOT_YET
         raise Wrong(
-            "running statistics that have moved",
-            "they are those of an untrained model",
-            "The model comes in evaluation mode, in which batch norm uses its running statistics as they are.",
+            "running statistics that have moved", "they are those of an untrained model", hint
         )

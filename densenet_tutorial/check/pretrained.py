@@ -153,7 +153,7 @@ def _adapted(given: Model, adapt_head: Any) -> tuple[nn.Module, nn.Module]:
     "How many features does the old head read?",
 )
 def _(given: Model, adapt_head: Any) -> None:
-    before, got = _adapted(given, adapt_head)
+    _, got = _adapted(given, adapt_head)
     output = engine.tensor(got.eval()(torch.randn(2, 3, 64, 64)), "the adapted model")
     hint = "This is the old head: assign a new nn.Linear to model.classifier."
     engine.same_shape(output, (2, given.wanted), {(2, given.num_classes): hint})
@@ -232,34 +232,38 @@ def _(given: Model, load_safely: Any) -> None:
 def _(given: Model, load_safely: Any) -> None:
     _Trap.sprung = False
     state = dict(given.model().state_dict()) | {"extra": _Trap()}
-    refused = False
+    refused, got = False, None
     with _file(state) as path:
         try:
-            load_safely(path, given.model())
-        except Exception:
+            got = load_safely(path, given.model())
+        except Exception:  # noqa: BLE001 - any refusal will do
             refused = True
     sprung, _Trap.sprung = _Trap.sprung, False
     if sprung:
         hint = "torch.load runs what a file tells it to, unless weights_only=True."
         raise Wrong("a refusal", "the file's code was run", hint)
     if not refused:
+        if got is None:
+            raise engine.not_a(got, "load_safely", "the model")
         raise Wrong("an error", "none", "Let the error of torch.load pass.")
 
 
 def _refused(load_safely: Any, model: nn.Module, state: dict[str, Tensor], what: str) -> str:
     with _file(state) as path:
         try:
-            load_safely(path, model)
+            returned = load_safely(path, model)
         except ValueError as error:
             return str(error)
         except (NameError, TypeError, AttributeError, NotImplementedError):
             raise
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001
             got, hint = (
                 f"{type(error).__name__}",
                 "Catch it, and raise a ValueError that names the key.",
             )
         else:
+            if returned is None:
+                raise engine.not_a(returned, "load_safely", "the model")
             got, hint = "no error", "strict=False leaves random weights where the file has none."
     raise Wrong(f"a ValueError, since the file {what}", got, hint)
 
@@ -374,7 +378,8 @@ def _(task: Few, fine_tune: Any) -> None:
         return
     hint = "Adam with a learning rate of 0.01 needs some fifty steps, if the features stay as they are."
     if torch.equal(before.classifier.weight, after.classifier.weight):
-        hint = "The head has not changed. Does the optimizer know its parameters?"
+        hint = "The head has not changed. Does the optimizer know its parameters, and take steps? "
+        hint += engine.NOT_YET
     raise Wrong(f"at least {ACCURACY:.0%} right", f"{right:.1%}", hint)
 
 
