@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 MASTERS = Path(__file__).resolve().parents[1] / "book" / "assignments"
+SECRET = "a secret of the tests"
 ASSIGNMENTS = ("layers", "network", "memory", "pretrained")
 _SOLUTION = re.compile(r"^( *)# BEGIN SOLUTION\n.*?^ *# END SOLUTION$", re.MULTILINE | re.DOTALL)
 

@@ -4,8 +4,7 @@ import os
 
 import assignments
 import pytest
-
-SECRET = "a secret of the tests"
+from masters import SECRET
 
 
 @pytest.fixture(scope="session")

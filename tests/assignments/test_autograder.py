@@ -7,8 +7,7 @@ import assignments
 import grade
 import nbformat
 import pytest
-from conftest import SECRET
-from masters import ASSIGNMENTS, blank, points, solution
+from masters import ASSIGNMENTS, SECRET, blank, points, solution
 
 SEED = assignments.seed_of(SECRET, "layers")
 FULL = {name: sum(worth) for name, worth in points("layers").items()}
