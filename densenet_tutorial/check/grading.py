@@ -36,6 +36,7 @@ from densenet_tutorial.check.engine import Question, Report, Result
 PARTS = ("public", "hidden")
 MEMORY = 6 * 2**30  # bytes that an answer may ask for
 FILES = 64 * 2**20  # bytes that it may write to a file
+PATIENCE = 180  # seconds for a question and, the first time, for importing torch
 _SENT = 2**20  # characters of results that are read: a child that sends more is not ours
 
 
@@ -82,7 +83,9 @@ class _Server:
         try:
             self.process.stdin.write(json.dumps(request) + "\n")
             self.process.stdin.flush()
-            line = self.process.stdout.readline()
+            # It keeps to the limits of its questions, unless an answer has stopped it.
+            answered, _, _ = select.select([self.process.stdout], [], [], PATIENCE)
+            line = self.process.stdout.readline() if answered else ""
         except BrokenPipeError:
             line = ""
         if line:
