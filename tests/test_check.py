@@ -237,6 +237,23 @@ def test_a_hostile_answer_fails_and_the_next_one_is_graded(line, cause):
     assert graded("pass")["hidden"]
 
 
+def test_an_answer_that_was_late_without_computing_is_tried_again(monkeypatch):
+    asked, real = [], grading._server()
+
+    class Stalled:
+        def ask(self, request):
+            asked.append(request)
+            late = {"results": {}, "end": "it was stopped", "hint": "", "late": True}
+            return real.ask(request) if len(asked) > 1 else late | {"cpu": cpu}
+
+    monkeypatch.setattr(grading, "_server", Stalled)
+    cpu = 0.1
+    assert graded("pass")["hidden"] and len(asked) == 2
+    asked.clear()
+    cpu = 5.0
+    assert not graded("pass")["hidden"] and len(asked) == 1
+
+
 def test_printing_costs_nothing():
     reports = graded("print('x' * 2**20)")
     assert reports["public"] and reports["hidden"]

@@ -115,7 +115,7 @@ class Question:
         inputs: what the self-check tries. Each shows itself, by `str`, as the code that a student could type.
         draw: makes an input from a random generator; the hidden tests try `draws` of them.
         given: names that an answer may use, since an earlier question asked for them.
-        limit: processor seconds that a property may take on all its inputs together, and a third of the seconds on the clock.
+        limit: processor seconds that a property may take on all its inputs together, and half the seconds on the clock.
     """
 
     name: str
@@ -228,15 +228,15 @@ class Printed(io.TextIOBase):
 def contained(printed: Printed, limit: float) -> Iterator[None]:
     """Take what is printed, leave the caller's random numbers and settings as they are, and stop what takes too long.
 
-    The limit is `limit` seconds of the processor, since a busy machine is not the answer's fault, or three times that on
-    the clock. The alarms need the main thread, and Unix; elsewhere there is no limit. They ring again each second, for
+    The limit is `limit` seconds of the processor, since a busy machine is not the answer's fault, or twice that on the
+    clock. The alarms need the main thread, and Unix; elsewhere there is no limit. They ring again each second, for
     answers that catch everything.
     """
     alarms = {}
     if hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread():
         alarms = {
             signal.SIGPROF: (signal.ITIMER_PROF, limit),
-            signal.SIGALRM: (signal.ITIMER_REAL, 3 * limit),
+            signal.SIGALRM: (signal.ITIMER_REAL, 2 * limit),
         }
 
     def ring(*_: object) -> None:
