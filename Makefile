@@ -5,21 +5,23 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.installed
+GRADING := $(VENV)/.grading-installed
 OLDEST := .venv-oldest
 
 # Two workers of one thread each: when torch has more threads than there are cores, they mostly wait for each other.
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -q -rs -n 2
 
 # Chapters are checked without network: see book/_tools/offline/sitecustomize.py and tests/nbval_history.py.
-NBVAL := PYTHONPATH="$(CURDIR)/book/_tools/offline:$(CURDIR)/tests" $(PYTEST) book \
+NBVAL := PYTHONPATH="$(CURDIR)/book/_tools/offline:$(CURDIR)/tests" $(PYTEST) book --ignore=book/assignments \
 	--dist loadfile -p no:cacheprovider -p nbval_history --nbval-current-env --nbval-cell-timeout=600
 
 .DEFAULT_GOAL := help
-.PHONY: help book serve lab execute sync lint test test-gpu test-oldest repository clean
+.PHONY: help book serve lab execute sync assignments grade figures lint test test-assignments test-gpu test-oldest \
+	repository clean
 
 help: ## List the commands
 	@echo "Commands:"
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(READY): requirements.txt pyproject.toml
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
@@ -44,15 +46,35 @@ execute: $(READY) ## Run the chapters again and store what they print (CHAPTERS=
 sync: $(READY) ## Rewrite the listings in the chapters from the package
 	$(PY) book/_tools/sync.py
 
+# The same pins again, so that the extra changes none of them.
+$(GRADING): $(READY)
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt -e ".[grading]"
+	touch $@
+
+assignments: $(GRADING) ## Make students' versions, solutions and autograders: make assignments SECRET=…
+	$(PY) book/_tools/assignments.py $(if $(SECRET),--secret "$(SECRET)") $(ASSIGNMENT)
+
+grade: $(GRADING) ## Grade a folder of notebooks into a CSV: make grade ASSIGNMENT=layers SUBMISSIONS=FOLDER
+	@test -n "$(ASSIGNMENT)" -a -n "$(SUBMISSIONS)" || { \
+		echo "Say which: make grade ASSIGNMENT=layers SUBMISSIONS=FOLDER" >&2; exit 1; }
+	$(PY) book/_tools/grade.py "$(ASSIGNMENT)" "$(SUBMISSIONS)"
+
+figures: $(READY) ## Write every figure of the book into _build/figures, for slides
+	$(PY) book/_tools/figures.py
+
 lint: $(READY) ## Check style and formatting, notebooks included
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 
 test: $(READY) ## Run the unit tests, every chapter, the build, and the site's tests
-	$(PYTEST) tests --ignore=tests/site
+	$(PYTEST) tests --ignore=tests/site --ignore=tests/assignments
 	DENSENET_TUTORIAL_DEVICE=cpu $(NBVAL) --nbval --nbval-sanitize-with=tests/nbval.cfg
 	$(MAKE) book
 	$(PYTEST) tests/site
+
+# In one process: grading itself uses every core.
+test-assignments: $(GRADING) ## Make all assignments, grade ten submissions, and run the students' notebooks
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -rs --durations=5 tests/assignments
 
 # A GPU rounds differently, so what is printed is not compared; every cell's own assertions are.
 test-gpu: $(READY) ## Run every chapter on the GPU; without one, this fails
@@ -64,7 +86,8 @@ test-oldest: ## Run the unit tests on the oldest torch that is supported
 	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
 	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check \
 		"torch==2.6.*" "torchvision==0.21.*" pytest pytest-xdist -e .
-	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -q -rs -n 2 tests --ignore=tests/site --ignore=tests/book
+	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -q -rs -n 2 tests --ignore=tests/site --ignore=tests/book \
+		--ignore=tests/assignments
 
 repository: $(READY) ## Give the repository another address: make repository URL=https://github.com/OWNER/NAME
 	@test -n "$(URL)" || { echo "Say which: make repository URL=https://github.com/OWNER/NAME" >&2; exit 1; }

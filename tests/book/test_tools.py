@@ -6,6 +6,8 @@ import os
 import subprocess
 
 import execute
+import figures
+import grade
 import nbclient
 import nbformat
 import notebooks
@@ -246,3 +248,43 @@ def test_repository_refuses_what_is_no_address(checkout, url):
     with pytest.raises(ValueError, match="not a repository's address"):
         repository.rewrite(checkout, url)
     assert (checkout / "_config.yml").read_bytes() == before
+
+
+# ------------------------------------------------------------------------------ teaching
+
+
+def test_points_reach_the_right_student_in_a_gradebook(tmp_path):
+    gradebook = tmp_path / "gradebook.csv"
+    gradebook.write_text(
+        "Student,ID,Section,First (7)\n"
+        "    Points Possible,,,34\n"
+        '"Doe, Ada",12,A,\n"Roe, Bo",345,A,3\n"Poe, Cy",6,A,5\n',
+        encoding="utf-8",
+    )
+    rows = [
+        {"submission": "doeada_12_900_layers.ipynb", "points": "31"},
+        {"submission": "roebo_LATE_345_901_layers-1.ipynb", "points": "0"},
+        {"submission": "poecy_6_902_layers.ipynb", "problem": "not a notebook"},
+        {"submission": "a stray file.ipynb", "points": "9"},
+    ]
+    filled = list(csv.DictReader(grade.fill_gradebook(gradebook, "First (7)", rows).splitlines()))
+    assert [student["First (7)"] for student in filled] == ["34", "31", "0", "5"]
+    assert filled[1]["Student"] == "Doe, Ada"
+    with pytest.raises(ValueError, match="no column 'Second'"):
+        grade.fill_gradebook(gradebook, "Second", rows)
+
+
+def test_grading_needs_submissions_and_an_autograder(tmp_path):
+    with pytest.raises(ValueError, match="no .ipynb file"):
+        grade.grade(tmp_path / "autograder.zip", tmp_path, tmp_path / "out.csv")
+    make_notebook(tmp_path / "one.ipynb", "1")
+    with pytest.raises(ValueError, match="make assignments"):
+        grade.grade(tmp_path / "autograder.zip", tmp_path, tmp_path / "out.csv")
+
+
+def test_figures_are_written_with_their_descriptions(tmp_path):
+    chapters = notebooks.chapters()
+    count = figures.write(tmp_path, chapters)
+    assert count == len(list(tmp_path.glob("*.png"))) > 10
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in tmp_path.glob("*.png"))
+    assert (tmp_path / "figures.md").read_text(encoding="utf-8").count("\n- `") == count

@@ -1,0 +1,321 @@
+"""The engine of the self-checks: a question has properties, a property is tried on inputs, a report says what came out.
+
+Answers are code that may raise, loop, exit or print. All of that is caught here and becomes a line in the report. What
+cannot be caught inside a process (``os._exit``, say) is the business of :mod:`densenet_tutorial.check.grading`.
+"""
+
+import contextlib
+import io
+import linecache
+import random
+import signal
+import textwrap
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_PACKAGE = str(Path(__file__).resolve().parents[1])
+_TORCH = str(Path(torch.__file__).resolve().parent)
+_SHOWN = 200  # characters of what an answer printed
+
+
+class Wrong(Exception):
+    """A property does not hold: what was expected, what came instead, and what to think about."""
+
+    def __init__(self, expected: str, got: str, hint: str = "") -> None:
+        super().__init__(expected, got, hint)
+        self.expected, self.got, self.hint = expected, got, hint
+
+
+class TimeIsUp(BaseException):
+    """Not an Exception, so that an answer's own `except Exception` lets it pass."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """How one property came out; the last four fields say on which input, and are empty if it holds."""
+
+    name: str
+    text: str
+    passed: bool
+    input: str = ""
+    expected: str = ""
+    got: str = ""
+    hint: str = ""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What passed and what did not. It is true if everything passed, and shows itself as text."""
+
+    question: str
+    results: tuple[Result, ...]
+    seed: int | None = None
+
+    def __bool__(self) -> bool:
+        return all(result.passed for result in self.results)
+
+    def __repr__(self) -> str:
+        if all(NOT_YET in result.hint for result in self.results):
+            hint = self.results[0].hint.replace(NOT_YET, "").strip()
+            return f"{self.question}: not answered yet" + (f"\n  {hint}" if hint else "")
+        right = sum(result.passed for result in self.results)
+        with_seed = "" if self.seed is None else f" (seed {self.seed})"
+        lines = [f"{self.question}: {right} of {len(self.results)} right{with_seed}"]
+        said = set()
+        for result in self.results:
+            if result.passed:
+                lines.append(f"  ok     {result.text}")
+                continue
+            lines.append(f"  WRONG  {result.text}")
+            cause = (result.expected, result.got, result.hint)
+            if cause in said:
+                lines.append("         for the same reason as above")
+                continue
+            said.add(cause)
+            for label in ("input", "expected", "got", "hint"):
+                if text := getattr(result, label):
+                    lines += _block(label, text)
+        return "\n".join(lines)
+
+    __str__ = __repr__
+
+
+def _block(label: str, text: str) -> list[str]:
+    first, rest = f"         {label:<10}", " " * 19
+    lines = []
+    for line in text.splitlines():
+        lines += textwrap.wrap(line, 80, initial_indent=rest, subsequent_indent=rest) or [""]
+    return [first + lines[0].removeprefix(rest), *lines[1:]]
+
+
+@dataclass(frozen=True)
+class Property:
+    """Something that holds for every right answer. `function` takes an input and the answers, and raises Wrong."""
+
+    name: str
+    text: str
+    function: Callable[..., None]
+    hint: str
+
+
+@dataclass
+class Question:
+    """A question of an assignment; calling it checks answers.
+
+    Attributes:
+        name: also what its self-check is called.
+        targets: the names that a student defines, in the order in which they are passed.
+        inputs: what the self-check tries. Each shows itself, by `str`, as the code that a student could type.
+        draw: makes an input from a random generator; the hidden tests try `draws` of them.
+        given: names that an answer may use, since an earlier question asked for them.
+        limit: processor seconds that a property may take on all its inputs together, and half the seconds on the clock.
+    """
+
+    name: str
+    targets: tuple[str, ...]
+    inputs: Sequence[Any]
+    draw: Callable[[random.Random], Any]
+    given: dict[str, Any] = field(default_factory=dict)
+    draws: int = 4
+    limit: float = 4
+    properties: list[Property] = field(default_factory=list)
+
+    def property(self, name: str, text: str, hint: str = "") -> Callable[[Callable], Callable]:
+        """Add the decorated function; `hint` is for answers that raise an error there."""
+
+        def add(function: Callable[..., None]) -> Callable[..., None]:
+            self.properties.append(Property(name, text, function, hint))
+            return function
+
+        return add
+
+    def __call__(self, *answers: Any, seed: int | None = None) -> Report:
+        """Check `answers`, on inputs that are always the same, or on those that `seed` draws, and report."""
+        return Report(self.name, tuple(self.results(answers, seed)), seed)
+
+    def results(self, answers: Sequence[Any], seed: int | None = None) -> Iterator[Result]:
+        """The result of one property after the other, as they are found."""
+        if len(answers) != len(self.targets):
+            raise TypeError(f"check.{self.name} takes {', '.join(self.targets)}")
+        inputs = self.inputs
+        if seed is not None:
+            generator = random.Random(f"{seed} {self.name}")
+            inputs = [self.draw(generator) for _ in range(self.draws)]
+        late = None
+        for tried in self.properties:
+            result = late and failed(tried, "", *late) or _run(tried, inputs, answers, self.limit)
+            if result.expected == time_text(self.limit):
+                late = result.expected, result.got, result.hint  # the others would loop as well
+            yield result
+
+
+def failed(tried: Property, input: str, expected: str, got: str, hint: str) -> Result:
+    return Result(tried.name, tried.text, False, input, expected, got, hint)
+
+
+def time_text(limit: float) -> str:
+    return f"an answer within {limit:g} seconds"
+
+
+def _run(tried: Property, inputs: Sequence[Any], answers: Sequence[Any], limit: float) -> Result:
+    """Try a property on each input, up to the first on which it does not hold."""
+    printed, input = Printed(), ""
+    try:
+        with contained(printed, limit):
+            for number, input in enumerate(inputs):
+                torch.manual_seed(number)
+                tried.function(input, *answers)
+        return Result(tried.name, tried.text, True)
+    except Wrong as wrong:
+        expected, got, hint = wrong.expected, wrong.got, wrong.hint or tried.hint
+    except TimeIsUp:
+        expected, got = time_text(limit), "still running"
+        hint = "Is there a loop that never ends?"
+    except (SystemExit, GeneratorExit) as error:
+        expected, got = "a value", f"your code ended the program ({type(error).__name__})"
+        hint = "Leave a function with return, not with exit()."
+    except NotImplementedError:
+        expected, got, hint = "an answer", "NotImplementedError", NOT_YET
+    except Exception as error:  # noqa: BLE001 - an answer may raise anything
+        expected, got, hint = "no error", _where(error), tried.hint or _hint(error)
+    if printed.length > _SHOWN:
+        hint += f" (Your code printed {printed.length} characters.)"
+    return failed(tried, str(input), expected, got, hint.strip())
+
+
+NOT_YET = "Does it end with return? If you have not written it yet, that is the reason."
+
+
+def _hint(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "Does something call itself?"
+    if isinstance(error, (AttributeError, NameError)) and "..." not in str(error):
+        return "Is that name set before it is used, and spelled as in the question?"
+    return NOT_YET if "ellipsis" in str(error).lower() else ""
+
+
+def _where(error: BaseException) -> str:
+    """The error, and the line of the answer at which it came up: none of the frames is ours."""
+    text = f"{type(error).__name__}: {str(error).strip() or 'no message'}"[:400]
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if not frame.filename.startswith((_PACKAGE, _TORCH, "<frozen")):
+            line = frame.line or linecache.getline(frame.filename, frame.lineno or 0).strip()
+            return f"{text}\nat: {line}" if line else text
+    return text
+
+
+class Printed(io.TextIOBase):
+    """Takes what is printed, counts it, and keeps nothing."""
+
+    length = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        self.length += len(text)
+        return len(text)
+
+
+@contextlib.contextmanager
+def contained(printed: Printed, limit: float) -> Iterator[None]:
+    """Take what is printed, leave the caller's random numbers and settings as they are, and stop what takes too long.
+
+    The limit is `limit` seconds of the processor, since a busy machine is not the answer's fault, or twice that on the
+    clock. The alarms need the main thread, and Unix; elsewhere there is no limit. They ring again each second, for
+    answers that catch everything.
+    """
+    alarms = {}
+    if hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread():
+        alarms = {
+            signal.SIGPROF: (signal.ITIMER_PROF, limit),
+            signal.SIGALRM: (signal.ITIMER_REAL, 2 * limit),
+        }
+
+    def ring(*_: object) -> None:
+        raise TimeIsUp
+
+    dtype = torch.get_default_dtype()
+    with (
+        contextlib.redirect_stdout(printed),
+        contextlib.redirect_stderr(printed),
+        torch.random.fork_rng(devices=[]),
+        torch.enable_grad(),
+    ):
+        before = {number: signal.signal(number, ring) for number in alarms}
+        try:
+            for timer, seconds in alarms.values():
+                signal.setitimer(timer, seconds, 1)
+            yield
+        finally:
+            for number, (timer, _) in alarms.items():
+                signal.setitimer(timer, 0)
+                signal.signal(number, before[number])
+            torch.set_default_dtype(dtype)
+
+
+# ------------------------------------------------------------------------- what properties say
+
+
+def shape(tensor: Tensor) -> str:
+    return f"shape {tuple(tensor.shape)}"
+
+
+def tensor(value: Any, what: str) -> Tensor:
+    """`value`, which has to be a tensor."""
+    if isinstance(value, Tensor):
+        return value
+    raise not_a(value, what, "a tensor")
+
+
+def not_a(value: Any, what: str, expected: str) -> Wrong:
+    """What to raise where `what` returned `value`, which is not the `expected` kind of thing."""
+    if value is None or value is ...:
+        return Wrong(
+            f"{expected} from {what}",
+            "nothing" if value is None else "...",
+            NOT_YET,
+        )
+    return Wrong(f"{expected} from {what}", f"{type(value).__name__}: {str(value)[:80]}")
+
+
+def same_shape(got: Tensor, expected: Sequence[int], hints: dict[Sequence[int], str]) -> None:
+    """Raise unless `got` has the shape `expected`; `hints` know what other shapes come from."""
+    if tuple(got.shape) != tuple(expected):
+        hint = {tuple(key): hint for key, hint in hints.items()}.get(tuple(got.shape), "")
+        raise Wrong(f"shape {tuple(expected)}", shape(got), hint)
+
+
+def close(a: Tensor, b: Tensor, *, tolerance: float = 1e-4) -> bool:
+    """Whether two tensors agree up to rounding."""
+    return a.shape == b.shape and torch.allclose(
+        a.double(), b.double(), rtol=tolerance, atol=tolerance
+    )
+
+
+def same_values(
+    got: Tensor, expected: Tensor, what: str, mistakes: dict[str, Callable[[], Tensor]]
+) -> None:
+    """Raise unless `got` is `expected`; `mistakes` know, by the hint to give, what common mistakes would compute."""
+    if close(got, expected):
+        return
+    for hint, mistaken in mistakes.items():
+        with contextlib.suppress(Exception):
+            if close(got, mistaken()):
+                raise_hint = hint
+                break
+    else:
+        raise_hint = ""
+    difference = (
+        f"up to {(got - expected).abs().max():.3g} away"
+        if got.shape == expected.shape
+        else shape(got)
+    )
+    raise Wrong(what, f"other numbers, {difference}", raise_hint)

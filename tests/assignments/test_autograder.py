@@ -1,0 +1,152 @@
+"""The autograders, as otter runs them: ten submissions of the first assignment become a CSV."""
+
+import csv
+import json
+
+import assignments
+import grade
+import nbformat
+import pytest
+from masters import ASSIGNMENTS, SECRET, blank, points, solution
+
+SEED = assignments.seed_of(SECRET, "layers")
+FULL = {name: sum(worth) for name, worth in points("layers").items()}
+FORWARD = "    def forward(self, inputs):\n"
+
+
+def notebook(cells):
+    """A student's notebook with these code cells, as an editor saves it."""
+    made = nbformat.v4.new_notebook()
+    made.metadata["kernelspec"] = {"name": "python-of-a-laptop", "display_name": "Mine"}
+    made.cells = [nbformat.v4.new_markdown_cell("# Mine"), *map(nbformat.v4.new_code_cell, cells)]
+    return nbformat.writes(made)
+
+
+def with_change(old, new, more=""):
+    """The solution with a change, and a cell of its own at the end."""
+    cells = solution("layers")
+    assert any(old in cell for cell in cells)
+    return notebook([cell.replace(old, new) for cell in cells] + [more])
+
+
+def first_line(code):
+    """The solution, with `code` as the first line of DenseLayer.forward."""
+    return with_change(FORWARD, f"{FORWARD}        {code}\n", "while True:\n    pass")
+
+
+SUBMISSIONS = {
+    "solution.ipynb": notebook(solution("layers")),
+    "blank.ipynb": notebook(blank("layers")),
+    "loops for ever.ipynb": first_line("while True: pass"),
+    "exits.ipynb": first_line("import os; os._exit(0)"),
+    "tampers.ipynb": first_line("torch.allclose = torch.equal = lambda *a, **k: True"),
+    "prints a megabyte.ipynb": with_change(
+        FORWARD, f"{FORWARD}        print('x' * 2**20)\n", "print('x' * 2**20)\nexit()"
+    ),
+    "no padding.ipynb": with_change("kernel_size=3, padding=1", "kernel_size=3"),
+    "syntax error.ipynb": with_change(
+        "class Transition(nn.Module):", "class Transition(nn.Module:"
+    ),
+    "imports the answer.ipynb": with_change(
+        "class DenseBlock(nn.Module):",
+        "from densenet_tutorial import DenseBlock\nclass Mine(nn.Module):",
+    ),
+    "damaged.ipynb": "{",
+}
+LOST = {  # the questions that each loses, if it does not lose all of one or another
+    "solution.ipynb": set(),
+    "blank.ipynb": set(FULL),
+    "loops for ever.ipynb": {"dense_layer"},
+    "exits.ipynb": {"dense_layer"},
+    "tampers.ipynb": {"dense_layer"},
+    "prints a megabyte.ipynb": set(),
+    "no padding.ipynb": {"dense_layer"},
+    "syntax error.ipynb": {"transition"},
+    "imports the answer.ipynb": {"dense_block"},
+}
+
+
+@pytest.fixture(scope="module")
+def graded(made, tmp_path_factory):
+    """The folder of the submissions, after `make grade`."""
+    folder = tmp_path_factory.mktemp("submissions")
+    for name, content in SUBMISSIONS.items():
+        (folder / name).write_text(content, encoding="utf-8")
+    grade.main(["layers", str(folder), "--assignments", str(made)])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def rows(graded):
+    with (graded / "layers.csv").open(encoding="utf-8", newline="") as file:
+        return {row["submission"]: row for row in csv.DictReader(file)}
+
+
+def test_every_submission_has_a_row(rows):
+    assert sorted(rows) == sorted(SUBMISSIONS)
+
+
+def test_a_damaged_file_does_not_stop_the_others(rows):
+    assert "not a notebook" in rows["damaged.ipynb"]["problem"]
+    assert rows["damaged.ipynb"]["points"] == ""
+
+
+@pytest.mark.parametrize("name", LOST)
+def test_an_answer_costs_its_own_question(rows, name):
+    row = rows[name]
+    assert not row["problem"]
+    for question, full in FULL.items():
+        if question in LOST[name]:
+            assert float(row[question]) < full
+        else:
+            assert float(row[question]) == full
+    assert float(row["points"]) == sum(float(row[question]) for question in FULL)
+
+
+def test_blank_gets_at_most_five_percent_and_the_solution_everything(rows):
+    assert float(rows["blank.ipynb"]["percent"]) <= 5
+    assert float(rows["solution.ipynb"]["percent"]) == 100
+
+
+@pytest.mark.parametrize("name", ["loops for ever", "exits", "tampers"])
+def test_what_a_hostile_answer_lost_is_its_whole_question(rows, graded, name):
+    assert float(rows[f"{name}.ipynb"]["dense_layer"]) == 0
+    said = (graded / "layers" / f"{name}.txt").read_text(encoding="utf-8")
+    cause = {
+        "loops for ever": "never ends",
+        "exits": "ended the process",
+        "tampers": "torch.allclose",
+    }
+    assert cause[name] in said
+
+
+def test_every_grade_says_how_to_get_it_again(rows, graded):
+    assert {row["seed"] for row in rows.values()} == {str(SEED)}
+    said = (graded / "layers" / "no padding.txt").read_text(encoding="utf-8")
+    assert f"check.dense_layer(…, seed={SEED})" in said
+    assert "padding" in said
+
+
+def test_each_is_graded_in_two_minutes(rows):
+    assert max(float(row["seconds"]) for row in rows.values()) < 120
+
+
+def test_another_secret_gives_other_hidden_tests():
+    seeds = {assignments.seed_of(secret, "layers") for secret in ("a", "b", SECRET)}
+    assert len(seeds) == 3
+    assert assignments.seed_of("a", "layers") != assignments.seed_of("a", "memory")
+
+
+@pytest.mark.parametrize("name", ASSIGNMENTS)
+def test_students_get_no_solution_no_hidden_test_and_no_seed(made, name):
+    text = (made / name / "student" / f"{name}.ipynb").read_text(encoding="utf-8")
+    for hidden in (
+        "SOLUTION",
+        "hidden(",
+        "def test_",
+        "Rubric",
+        str(assignments.seed_of(SECRET, name)),
+    ):
+        assert hidden not in text
+    solved = json.loads((made / name / "solution" / f"{name}.ipynb").read_text(encoding="utf-8"))
+    assert any("Rubric" in "".join(cell["source"]) for cell in solved["cells"])
