@@ -158,21 +158,24 @@ def _add_weights(command: argparse.ArgumentParser) -> None:
     command.add_argument("--device", choices=environment.DEVICES, help="default: DENSENET_TUTORIAL_DEVICE, else auto")  # fmt: skip
 
 
-def _trained(options: argparse.Namespace) -> tuple[network.DenseNet, dict[str, Any]]:
-    """The model that the command's weights hold, ready to predict, and what they say of their data."""
+def _trained(options: argparse.Namespace, name: str | None = None) -> network.DenseNet:
+    """The model that the command's weights hold, ready to predict; `name` is for weights that do not say of which."""
     from densenet_tutorial import pretrained
 
-    config = pretrained.read(options.weights).config
-    if not (config and config["model"]):
-        raise ValueError(f"weights {options.weights!r} do not say of which model they are")
-    model = network.densenet(config["model"]["name"], weights=options.weights)
-    return model.eval().to(environment.device(options.device)), config["dataset"]
+    if name is None:
+        config = pretrained.read(options.weights).config
+        if not (config and config["model"]):
+            raise ValueError(f"weights {options.weights!r} do not say of which model they are")
+        name = config["model"]["name"]
+    model = network.densenet(name, weights=options.weights)
+    return model.eval().to(environment.device(options.device))
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from densenet_tutorial import data, training
+    from densenet_tutorial import data, pretrained, training
 
-    model, trained_on = _trained(options)
+    model = _trained(options)
+    trained_on = pretrained.trained_on(options.weights)
     dataset = data.load_dataset(options.dataset or trained_on["name"])
     if list(dataset.classes) != trained_on["classes"]:
         raise ValueError(
@@ -190,12 +193,21 @@ def _add_predict(commands: Any) -> None:
     predict = commands.add_parser(
         "predict",
         help="classes of pictures, in words and as a picture",
-        description="Say what a trained model sees in pictures. They are scaled to the size, and turned to the "
-        "number of colours, that it was trained on; Fashion-MNIST shows things bright on black.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=(
+            "Say what a trained model sees in pictures. They are scaled to the size, and turned to the number of\n"
+            "colours, that it was trained on; Fashion-MNIST shows things bright on black."
+        ),
+        epilog=(
+            "examples:\n"
+            "  python -m densenet_tutorial predict fashion-mnist-small shirt.png --invert\n"
+            "  python -m densenet_tutorial predict imagenet cat.jpg --model densenet121"
+        ),
     )
     predict.set_defaults(run=_predict)
     _add_weights(predict)
     predict.add_argument("images", nargs="+", type=Path, help="PNG, JPEG, …")
+    predict.add_argument("--model", help="for the weights 'imagenet': densenet121, densenet161, densenet169 or densenet201")  # fmt: skip
     predict.add_argument("--top", type=int, default=3, help="classes to name (default: %(default)s)")  # fmt: skip
     predict.add_argument("--invert", action="store_true", help="swap dark and bright first")
     predict.add_argument("--output", type=Path, metavar="FILE", help="a PNG that shows the pictures with their classes")  # fmt: skip
@@ -203,26 +215,29 @@ def _add_predict(commands: Any) -> None:
 
 def _predict(options: argparse.Namespace) -> None:
     import torch
+    from PIL import ImageOps
+    from torchvision.transforms.functional import pil_to_tensor
 
-    from densenet_tutorial import arguments, data, files, plotting
+    from densenet_tutorial import arguments, data, files, plotting, pretrained
 
     arguments.positive_int("top", options.top)
-    model, trained_on = _trained(options)
-    shape = tuple(trained_on["image_shape"])
-    pictures = torch.stack([data.read_image(path, shape) for path in options.images])
+    model = _trained(options, options.model)
+    prepare = pretrained.transforms(options.weights)
+    classes, titles = pretrained.categories(options.weights), []
+    pictures = [data.read_image(path) for path in options.images]
     if options.invert:
-        pictures = 255 - pictures
-    inputs = data.normalize(pictures, trained_on["mean"], trained_on["std"])
+        pictures = [ImageOps.invert(picture) for picture in pictures]
+    inputs = torch.stack([prepare(picture) for picture in pictures])
     with torch.no_grad():
         probabilities = model(inputs.to(next(model.parameters()).device)).softmax(1).cpu()
-    classes, titles = trained_on["classes"], []
     for path, row in zip(options.images, probabilities):
         best = row.topk(min(options.top, len(classes)))
         names = [f"{classes[i]} {p:.1%}" for p, i in zip(best.values.tolist(), best.indices)]
         print(f"{path}: {', '.join(names)}")
         titles.append(names[0])
     if options.output:
-        figure = plotting.images(pictures, titles, title="Predictions")
+        shown = [pil_to_tensor(picture) for picture in pictures]
+        figure = plotting.images(shown, titles, title="Predictions")
         files.write(options.output, plotting.png(figure))
 
 

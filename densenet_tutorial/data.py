@@ -94,20 +94,17 @@ def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
     return (images.float() / 255 - shift) / scale
 
 
-def read_image(path: str | Path, shape: Sequence[int]) -> Tensor:
-    """The picture in the file at `path`, scaled to `shape`, (C, H, W) with C 1 (grey) or 3 (colour), as bytes.
+def read_image(path: str | Path) -> Image.Image:
+    """The picture in the file at `path`, in colour (RGB).
 
     Raises:
         ValueError: there is no such file, or it holds no picture.
     """
-    channels, height, width = shape
     try:
         with Image.open(path) as picture:
-            picture = picture.convert("L" if channels == 1 else "RGB")
-            picture = picture.resize((width, height), Image.Resampling.BILINEAR)
+            return picture.convert("RGB")
     except (OSError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path} cannot be read as a picture: {error}") from error
-    return torch.from_numpy(np.array(picture)).reshape(height, width, channels).permute(2, 0, 1)
 
 
 def photograph(name: str) -> Image.Image:

@@ -1,10 +1,9 @@
-"""What the modes of :mod:`densenet_tutorial.memory` do instead of autograd: three functions with a backward pass.
+"""What the modes of :mod:`densenet_tutorial.memory` do instead of autograd: two functions with a backward pass of our own.
 
 They keep tensors by ``ctx.save_for_backward`` alone, so whatever looks at saved tensors sees all of them, and a
 second backward pass raises the usual error. They can be differentiated once.
 """
 
-import functools
 from typing import Any
 
 import torch
@@ -83,14 +82,14 @@ class Append(torch.autograd.Function):
 class NormReluOperation(torch.autograd.Function):
     """One or more stages of batch norm, ReLU and an operation, of which only the input is kept.
 
-    An operation is a convolution without bias, one behind an average pooling, or a max pooling. The backward pass computes norm and ReLU again from
-    the statistics of the forward pass, which are kept (two numbers per channel), so running statistics move once.
-    It computes every operation again but the last one's, whose output nobody needs. Of a max pooling, which must be
-    the last, it keeps where the largest numbers were.
+    An operation is a convolution without bias, one behind an average pooling, or a max pooling. The backward pass
+    computes norm and ReLU again from the statistics of the forward pass, which are kept (two numbers per channel), so
+    running statistics move once. It computes every operation again but the last one's, whose output nobody needs. Of a
+    max pooling, which must be the last, it keeps where the largest numbers were.
 
     ``NormReluOperation.apply(x, statistics, stages, *parameters)``: `stages` are of ``nn.BatchNorm2d``,
-    ``nn.AvgPool2d`` or ``None``, and ``nn.Conv2d`` or ``nn.MaxPool2d``; `parameters` what :func:`parameters_of` says of them, and `statistics` those of
-    the batch `x`, or ``None`` if they are not known.
+    ``nn.AvgPool2d`` or ``None``, and ``nn.Conv2d`` or ``nn.MaxPool2d``; `parameters` what :func:`parameters_of` says of
+    them, and `statistics` those of the batch `x`, or ``None`` if they are not known.
     """
 
     @staticmethod
@@ -260,18 +259,8 @@ def _norm_again(
     # shift per channel. Batch norm with mean 0 and variance 1 applies them in one pass, and to the last digit.
     scale = spread if weight is None else spread * weight
     shift = torch.addcmul(torch.zeros_like(mean) if bias is None else bias, mean, scale, value=-1)
-    zeros, ones = _zeros_and_ones(len(mean), mean.dtype, mean.device)
+    zeros, ones = torch.zeros_like(mean), torch.ones_like(mean)
     return _with_statistics(x, zeros, ones, scale, shift, 0.0, over_x)
-
-
-@functools.lru_cache(maxsize=256)
-def _zeros_and_ones(
-    channels: int, dtype: torch.dtype, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Asked for by every norm at every step, hence kept."""
-    return torch.zeros(channels, dtype=dtype, device=device), torch.ones(
-        channels, dtype=dtype, device=device
-    )
 
 
 def _with_statistics(
@@ -331,7 +320,7 @@ def _convolution_backward(
 
 
 def _max_pool(pool: nn.MaxPool2d, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Pool x, which ReLU has made; and where each number comes from, or -1 if it is 0, for :func:`_max_pool_backward`."""
+    """Pool x, which ReLU has made, and say where each number comes from, with -1 for zeros."""
     pooled, indices = F.max_pool2d(x, *_window(pool), return_indices=True)
     # In 32 bits: a picture has fewer than 2**31 pixels.
     return pooled, indices.int().masked_fill_(pooled <= 0, -1)

@@ -350,14 +350,14 @@ def time_and_memory(figures: Sequence[MemoryFigures]) -> Figure:
 
 
 def images(
-    pictures: Tensor,
+    pictures: Tensor | Sequence[Tensor],
     titles: Sequence[str],
     *,
     title: str,
     columns: int = 5,
     wrong: Sequence[bool] | None = None,
 ) -> Figure:
-    """A grid of pictures, (N, 1, H, W) grey or (N, 3, H, W) in colour, each under its title; titles of `wrong` ones are red and marked."""
+    """A grid of pictures, each (1, H, W) grey or (3, H, W) in colour, under its title; that of a `wrong` one is red and marked."""
     columns = min(columns, len(pictures))
     rows = -(-len(pictures) // columns)
     side = max(1.3, 2.6 / columns)

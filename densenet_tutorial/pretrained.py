@@ -165,7 +165,7 @@ def transforms(weights: str | Path) -> nn.Module:
         size: list[nn.Module] = [v2.RGB(), v2.Resize(256), v2.CenterCrop(224)]
         mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
     else:
-        dataset = _trained_on(weights)
+        dataset = trained_on(weights)
         channels, height, width = dataset["image_shape"]
         size = [v2.Grayscale() if channels == 1 else v2.RGB(), v2.Resize((height, width))]
         mean, std = dataset["mean"], dataset["std"]
@@ -183,11 +183,15 @@ def categories(weights: str | Path) -> list[str]:
         from torchvision.models import DenseNet121_Weights
 
         return list(DenseNet121_Weights.IMAGENET1K_V1.meta["categories"])
-    return list(_trained_on(weights)["classes"])
+    return list(trained_on(weights)["classes"])
 
 
-def _trained_on(weights: str | Path) -> dict[str, Any]:
-    """What `weights` of ours say of their data (:meth:`data.ImageDataset.description`)."""
+def trained_on(weights: str | Path) -> dict[str, Any]:
+    """What `weights` of ours say of their data (:meth:`data.ImageDataset.description`).
+
+    Raises:
+        WeightsError: as for :func:`read`, or the file does not say what it was trained on.
+    """
     found = results(str(weights)) if str(weights) in shipped() else vars(read(weights))
     config = found["config"]
     if not config or "dataset" not in config:
@@ -202,8 +206,9 @@ def _locate(weights: str | Path, name: str | None) -> Path:
     """The file that holds `weights`, fetched if it is on the web."""
     if weights == "imagenet":
         if name not in IMAGENET_FILES:
+            got = "no model's name" if name is None else f"the model {name!r}"
             raise WeightsError(
-                f"weights 'imagenet' are there for {', '.join(IMAGENET_FILES)}, got the model {name!r}"
+                f"weights 'imagenet' are there for {', '.join(IMAGENET_FILES)}, got {got}"
             )
         return _download(IMAGENET_ADDRESS + IMAGENET_FILES[name])
     if str(weights) in shipped():

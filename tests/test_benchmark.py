@@ -3,6 +3,9 @@
 import csv
 import json
 
+import pytest
+import torch
+
 from densenet_tutorial import benchmark
 from densenet_tutorial.__main__ import main
 
@@ -37,3 +40,16 @@ def test_torchvisions_models_come_first_where_there_are_any():
     ]
     model = benchmark.models("densenet121")["ours, minimal"]()
     assert model.features.transition1.memory_efficient == "minimal"
+
+
+@pytest.mark.parametrize("room", [4, 5, 7, 8, 11, 100, 1000])
+def test_the_largest_batch_is_found_to_within_an_eighth(monkeypatch, room):
+    """On a GPU that is made up: one with room for so many images, and asked with one that fits."""
+
+    def step(model, x):
+        if len(x) > room:
+            raise torch.cuda.OutOfMemoryError
+
+    monkeypatch.setattr(benchmark, "_step", step)
+    found = benchmark._largest_batch(torch.nn.Identity(), torch.zeros(4, 1, 1, 1))
+    assert found <= room < found * 9 / 8 + 1

@@ -1,5 +1,6 @@
 """The commands of `python -m densenet_tutorial`, run in this process."""
 
+import hashlib
 import re
 
 import pytest
@@ -137,6 +138,32 @@ def test_predict_names_what_is_no_picture(run, tmp_path, capsys):
     (tmp_path / "a.png").write_text("no picture")
     errors = error_of(capsys, "predict", run / "last.pt", tmp_path / "a.png")
     assert "a.png cannot be read as a picture" in errors
+
+
+def test_predict_knows_imagenets_pictures_and_classes(tmp_path, capsys, monkeypatch):
+    """With a stand-in for the published file, which cannot be fetched where the tests run."""
+    from densenet_tutorial import densenet121, downloads, pretrained
+
+    standing_in = densenet121()
+    torch.nn.init.zeros_(standing_in.classifier.weight)
+    standing_in.classifier.bias.data = 20.0 * (torch.arange(1000) == 285)
+    torch.save(standing_in.state_dict(), tmp_path / "weights.pth")
+    digits = hashlib.sha256((tmp_path / "weights.pth").read_bytes()).hexdigest()[:8]
+    monkeypatch.setitem(pretrained.IMAGENET_FILES, "densenet121", f"densenet121-{digits}.pth")
+    cached = tmp_path / f"densenet121-{digits}.pth"
+    (tmp_path / "weights.pth").rename(cached)
+    monkeypatch.setattr(downloads, "cached_path", lambda url: tmp_path / url.rsplit("/", 1)[1])
+    picture = str(tmp_path / "cat.png")
+    data.photograph("cat").save(picture)
+
+    drawn = tmp_path / "predictions.png"
+    main(["predict", "imagenet", picture, "--model", "densenet121", "--output", str(drawn)])
+    assert capsys.readouterr().out.startswith(f"{picture}: Egyptian cat 100.0%, ")
+    assert Image.open(drawn).size[0] > 200
+    assert "got no model's name" in error_of(capsys, "predict", "imagenet", picture)
+    assert "got the model 'densenet264'" in error_of(
+        capsys, "predict", "imagenet", picture, "--model", "densenet264"
+    )
 
 
 @pytest.mark.parametrize("command", ["train", "evaluate", "predict", "summary", "env"])

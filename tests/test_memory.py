@@ -574,7 +574,7 @@ def test_saved_bytes_agree_with_resident_memory():
 
 
 @pytest.mark.filterwarnings("ignore:`?torch.jit:FutureWarning", "ignore::DeprecationWarning")
-@each_own_mode
+@each_mode
 @pytest.mark.parametrize(
     "part", ["", "features", "features.transition1", "features.denseblock1.denselayer1"]
 )
