@@ -202,7 +202,7 @@ def _largest_batch(model: nn.Module, x: Tensor) -> int:
 
 
 def memory_rows(figures: list[MemoryFigures], batch_size: int) -> list[tuple[str, ...]]:
-    """The figures as the rows of a table with a heading, memory in MiB per image."""
+    """The figures as the rows of a table with a heading, memory in MiB per image; without columns that say nothing."""
 
     def mib(value: int | None) -> str:
         return "–" if value is None else f"{value / batch_size / _MIB:.1f}"
@@ -219,7 +219,8 @@ def memory_rows(figures: list[MemoryFigures], batch_size: int) -> list[tuple[str
                 f"{f.ratio:.2f}",
             )
         )
-    return rows
+    columns = [column for column in zip(*rows, strict=True) if set(column[1:]) != {"–"}]
+    return list(zip(*columns, strict=True))
 
 
 def as_text(rows: list[tuple[str, ...]]) -> str:

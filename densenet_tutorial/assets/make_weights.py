@@ -108,7 +108,6 @@ def table():
             "On": r["hardware"],
             "With": r["versions"],
             "When": r["date"],
-            "Command": f"`{r['command']}`",
         }
         for r in results
     ]
