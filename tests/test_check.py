@@ -80,7 +80,8 @@ def test_an_answer_that_is_not_there_yet_is_called_that():
 
         def forward(self, inputs): ...
 
-    assert str(check.dense_layer(DenseLayer)) == "dense_layer: not answered yet"
+    text = "dense_layer: not answered yet, or it ends without return."
+    assert str(check.dense_layer(DenseLayer)) == text
 
 
 def test_leaving_the_program_is_contained():
@@ -141,31 +142,51 @@ def test_the_package_itself_passes(seed):
 # ------------------------------------------------------------------------------ finding answers
 
 
-def found(*cells, others=()):
-    return answers.namespace(cells, question(), others)
+def found(*cells, given=None):
+    made = question()
+    made.given = given or {}
+    return answers.namespace(cells, made)[0]
 
 
-def test_definitions_are_run_and_nothing_else():
+def test_what_an_answer_needs_is_run_and_nothing_else():
     names = found(
-        "%pip install something\nimport math\nFACTOR = 2",
-        "def double(x):\n    return FACTOR * x",
+        "%pip install something\nimport math\nimport no_such_module\nFACTOR = 1 + 1",
+        "def double(x):\n    result = times(x)\n    return result",
         "while True:\n    pass",
         "exit()",
         "result = [0] * 10**12\nprint(result)",
         "!rm -rf /nowhere",
+        "from functools import partial\nif True:\n    times = partial(lambda a, b: a * b, FACTOR)",
         "%%time\ndouble(3)",
     )
     assert names["double"](4) == 8
-    assert "result" not in names
+    assert not {"result", "math"} & names.keys()
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "double = lambda x: 2 * x",
+        "import operator\ndouble = lambda x: operator.mul(2, x)",
+        "from operator import *\ndef double(x):\n    return mul(2, x)",
+        "class Twice:\n    pass\nTwice.by = lambda self, x: 2 * x\ndef double(x):\n    return Twice().by(x)",
+        "for factor in (1, 2):\n    pass\ndef double(x):\n    return factor * x",
+        "try:\n    import no_such_module as m\nexcept ImportError:\n    m = 2\ndef double(x):\n    return m * x",
+        "def setup():\n    global FACTOR\n    FACTOR = 2\nFACTOR = 2\ndef double(x):\n    return FACTOR * x",
+        "def double(x: 'no_such_type') -> int:\n    return 2 * x",
+    ],
+)
+def test_answers_of_every_style_are_found(cell):
+    assert found(cell)["double"](4) == 8
 
 
 def test_the_last_definition_counts():
     assert found("def double(x): return 0", "def double(x): return 2 * x")["double"](1) == 2
 
 
-def test_answers_to_other_questions_are_left_out():
-    names = found("def half(x):\n    return 1 / 0", "def double(x):\n    return x", others={"half"})
-    assert "half" not in names
+def test_answers_to_earlier_questions_come_from_the_package():
+    cell = "def half(x):\n    return 1 / 0\ndef double(x):\n    return 4 * half(x)"
+    assert found(cell, given={"half": lambda x: x / 2})["double"](3) == 6
 
 
 def test_a_cell_that_is_no_python_costs_what_stands_in_it():
@@ -184,8 +205,27 @@ def test_a_cell_that_is_no_python_costs_what_stands_in_it():
     ],
 )
 def test_the_answer_is_not_to_be_imported(line):
-    with pytest.raises(ValueError, match="the answer to this question imports"):
+    with pytest.raises(ValueError, match="cell 1: the answer uses (densenet_tutorial|torchvision)"):
         found(line)
+
+
+def test_what_a_question_gives_may_be_imported_under_any_name():
+    cell = "from densenet_tutorial import DenseLayer as L, check\ndef double(x):\n    return L and 2 * x"
+    assert found(cell, given={"DenseLayer": layers.DenseLayer})["double"](2) == 4
+
+
+def test_the_self_check_says_what_the_grader_will_refuse():
+    report = check.dense_layer(layers.DenseLayer)
+    assert report and report.borrowed
+    assert "densenet_tutorial.layers.DenseLayer: write that yourself" in str(report)
+
+    def double(x):
+        return len(check.ASSIGNMENTS) and layers and 2 * x
+
+    assert question()(double).borrowed == ("densenet_tutorial.layers",)
+    made = question()
+    made.given = {"layers": layers}
+    assert made(double).borrowed == ()
 
 
 # ------------------------------------------------------------------------------ containing them
@@ -221,7 +261,7 @@ def test_right_answers_pass_in_a_process_of_their_own():
         ("import os; os.kill(os.getppid(), 9)", "took the grading process down"),
         ("import torch; torch.equal = max", "it changes torch.equal"),
         ("import builtins; builtins.list = tuple", "it changes builtins.list"),
-        ("import densenet_tutorial.check.engine as e; e.Wrong = max", "imports densenet_tutorial"),
+        ("import densenet_tutorial.check.engine as e; e.Wrong = max", "uses densenet_tutorial"),
         (
             "import sys; sys.modules['densenet_tutorial.check.layers']._number.__code__ = (lambda *a: 0).__code__",
             "_number",

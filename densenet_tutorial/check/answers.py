@@ -1,69 +1,99 @@
 """Finding the answer to one question in a notebook.
 
-What counts is what a notebook *defines*, in whichever cells: imports, functions, classes, plain constants, and the
-question's own names. Everything else at the top level (a training run, a plot, an endless loop, ``exit()``) is not run.
-Names that other questions ask for come from the package, so that a mistake there costs nothing here.
+What counts is what the answer needs, in whichever cells: the definitions of the question's own names, and whatever sets
+a name that these use, and so on. Everything else at the top level (a training run, a plot, an endless loop, ``exit()``)
+is not run. What earlier questions ask for and this one builds on comes from the package, so that a mistake there costs
+nothing here.
 """
 
 import ast
 import linecache
-from collections.abc import Iterable, Sequence
+import symtable
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+from densenet_tutorial.check.borrowing import is_finished
 from densenet_tutorial.check.engine import Question
 
-# A notebook may import what it is given; these would be the solution itself.
-_SOLUTIONS = (
-    "densenet_tutorial.layers",
-    "densenet_tutorial.network",
-    "densenet_tutorial.memory",
-    "densenet_tutorial.memory_functions",
-    "densenet_tutorial.check.",
-    "torchvision.models.densenet",
-)
-_HARMLESS = ("check", "data", "environment", "baselines")
+_ANYTHING = "*"  # set by `from module import *`, and always needed
 
 
-def namespace(cells: Sequence[str], question: Question, others: Iterable[str]) -> dict[str, Any]:
-    """Run what belongs to `question`, and return the names that it leaves.
+def namespace(cells: Sequence[str], question: Question) -> tuple[dict[str, Any], list[str]]:
+    """Run what `question` needs; return the names that this leaves, and what went wrong on the way.
 
     Args:
         cells: the sources of a notebook's code cells, in order.
         question: whose names are wanted.
-        others: the names that other questions of the assignment ask for.
 
     Raises:
-        ValueError: a name that the question asks for is not defined, and why.
+        ValueError: a name that the question asks for is not defined, and why; or the answer is not the student's.
     """
+    problems: list[str] = []
+    statements = list(_statements(cells, problems))
     names: dict[str, Any] = {"__name__": "submission", **question.given}
-    problems = []
-    for number, cell in enumerate(cells, start=1):
-        source = _without_magics(cell)
-        filename = f"<cell {number}>"
-        lines = source.splitlines(keepends=True)
-        linecache.cache[filename] = (len(source), None, lines, filename)
+    for filename, statement in _needed(statements, question):
+        if borrowed := [name for name in _imports(statement, question) if is_finished(name)]:
+            raise ValueError(f"{filename[1:-1]}: the answer uses {', '.join(borrowed)}")
         try:
-            statements = ast.parse(source).body
+            exec(compile(ast.Module([statement], []), filename, "exec"), names)  # noqa: S102 - answers are there to be run
+        except Exception as error:  # noqa: BLE001
+            problems.append(f"{filename[1:-1]}: {type(error).__name__}: {error}")
+    if missing := [name for name in question.targets if name not in names]:
+        why = f" ({'; '.join(problems)[:600]})" if problems else ""
+        raise ValueError(f"{', '.join(missing)} not defined{why}")
+    return names, problems
+
+
+def _statements(cells: Sequence[str], problems: list[str]) -> Iterator[tuple[str, ast.stmt]]:
+    """The statements at the top level, each with the name of its cell; cells that are no Python go to `problems`."""
+    for number, cell in enumerate(cells, start=1):
+        source, filename = _without_magics(cell), f"<cell {number}>"
+        linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
+        try:
+            yield from ((filename, statement) for statement in ast.parse(source).body)
         except (SyntaxError, ValueError, RecursionError) as error:
             line = getattr(error, "lineno", None)
             problems.append(f"cell {number}, line {line}: {type(error).__name__}: {error}")
-            continue
-        for statement in statements:
-            if not _belongs(statement, question.targets, set(others)):
-                continue
-            if module := _imports_solution(statement):
-                problems.append(f"cell {number}: the answer to this question imports {module}")
-                continue
-            try:
-                code = compile(ast.Module([statement], []), filename, "exec")
-                exec(code, names)  # noqa: S102 - the answer is there to be run
-            except Exception as error:  # noqa: BLE001
-                problems.append(f"cell {number}: {type(error).__name__}: {error}")
-    missing = [name for name in question.targets if name not in names]
-    if missing:
-        why = f" ({'; '.join(problems)[:600]})" if problems else ""
-        raise ValueError(f"{', '.join(missing)} not defined{why}")
-    return names
+
+
+def _needed(
+    statements: Sequence[tuple[str, ast.stmt]], question: Question
+) -> Iterator[tuple[str, ast.stmt]]:
+    """Those of `statements` that set a target, or a name that such a statement uses, and so on; in their order."""
+    known = [(_sets_and_uses(statement), statement) for _, statement in statements]
+    needed, grown = {*question.targets, _ANYTHING}, True
+    while grown:
+        before = len(needed)
+        for (sets, uses), _ in known:
+            if sets & needed:
+                needed |= uses - question.given.keys()
+        grown = len(needed) > before
+    for ((sets, _), _), pair in zip(known, statements, strict=True):
+        if sets & needed:
+            yield pair
+
+
+def _sets_and_uses(statement: ast.stmt) -> tuple[set[str], set[str]]:
+    """The global names that `statement` sets, and those that it uses, inside of its functions as well."""
+    sets, uses = set(), set()
+    try:
+        tables = [symtable.symtable(ast.unparse(statement), "answer", "exec")]
+    except (SyntaxError, ValueError, RecursionError):
+        return sets, uses
+    for table in tables:  # which grows
+        tables += table.get_children()
+        for symbol in table.get_symbols():
+            if table.get_type() == "module" or symbol.is_global():
+                if symbol.is_assigned() or symbol.is_imported():
+                    sets.add(symbol.get_name())
+                if symbol.is_referenced():
+                    uses.add(symbol.get_name())
+    if isinstance(statement, (ast.Assign, ast.AugAssign, ast.AnnAssign)):  # DenseLayer.forward = …
+        targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+        sets |= {_root(target) for target in targets} - {""}
+    if isinstance(statement, ast.ImportFrom) and statement.names[0].name == "*":
+        sets, uses = {_ANYTHING}, set()
+    return sets, uses
 
 
 def _without_magics(cell: str) -> str:
@@ -79,47 +109,20 @@ def _without_magics(cell: str) -> str:
     )
 
 
-def _belongs(statement: ast.stmt, targets: Sequence[str], others: set[str]) -> bool:
-    if isinstance(statement, (ast.Import, ast.ImportFrom)):
-        return True
-    if isinstance(statement, (ast.FunctionDef, ast.ClassDef, ast.AsyncFunctionDef)):
-        return statement.name in targets or statement.name not in others
-    if isinstance(statement, (ast.Assign, ast.AnnAssign)):
-        assigned = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
-        roots = {_root(target) for target in assigned}
-        if roots & set(targets):
-            return True
-        return not roots & others and _is_constant(statement.value)
-    return False
-
-
 def _root(target: ast.expr) -> str:
     while isinstance(target, (ast.Attribute, ast.Subscript)):
         target = target.value
     return target.id if isinstance(target, ast.Name) else ""
 
 
-def _is_constant(value: ast.expr | None) -> bool:
-    try:
-        ast.literal_eval(value)
-    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-        return False
-    return True
-
-
-def _imports_solution(statement: ast.stmt) -> str:
-    """The module that `statement` takes the answer from, if it does."""
+def _imports(statement: ast.stmt, question: Question) -> Iterator[str]:
+    """What `statement` imports, with dots, but for what the question gives."""
     for node in ast.walk(statement):
         if isinstance(node, ast.Import):
-            modules = [alias.name for alias in node.names]
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            modules = [f"{node.module}.{alias.name}" for alias in node.names]
-        else:
-            continue
-        for module in modules:
-            head, _, rest = module.partition(".")
-            if module.startswith(_SOLUTIONS):
-                return module
-            if head == "densenet_tutorial" and rest.split(".")[0] not in _HARMLESS:
-                return module
-    return ""
+            yield from (
+                f"{node.module}.{alias.name}"
+                for alias in node.names
+                if alias.name not in question.given
+            )

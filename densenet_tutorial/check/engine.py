@@ -7,6 +7,7 @@ cannot be caught inside a process (``os._exit``, say) is the business of :mod:`d
 import contextlib
 import io
 import linecache
+import numbers
 import random
 import signal
 import textwrap
@@ -19,6 +20,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from densenet_tutorial.check import borrowing
 
 _PACKAGE = str(Path(__file__).resolve().parents[1])
 _TORCH = str(Path(torch.__file__).resolve().parent)
@@ -52,19 +55,22 @@ class Result:
 
 @dataclass(frozen=True)
 class Report:
-    """What passed and what did not. It is true if everything passed, and shows itself as text."""
+    """What passed and what did not. It is true if everything passed, and shows itself as text.
+
+    `borrowed` names what answers take from the package of what they were asked to write: the grader refuses that.
+    """
 
     question: str
     results: tuple[Result, ...]
     seed: int | None = None
+    borrowed: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
         return all(result.passed for result in self.results)
 
     def __repr__(self) -> str:
-        if all(NOT_YET in result.hint for result in self.results):
-            hint = self.results[0].hint.replace(NOT_YET, "").strip()
-            return f"{self.question}: not answered yet" + (f"\n  {hint}" if hint else "")
+        if all(result.hint.startswith(NOT_YET) for result in self.results):
+            return f"{self.question}: {self.results[0].hint[0].lower()}{self.results[0].hint[1:]}"
         right = sum(result.passed for result in self.results)
         with_seed = "" if self.seed is None else f" (seed {self.seed})"
         lines = [f"{self.question}: {right} of {len(self.results)} right{with_seed}"]
@@ -82,6 +88,10 @@ class Report:
             for label in ("input", "expected", "got", "hint"):
                 if text := getattr(result, label):
                     lines += _block(label, text)
+        if self.borrowed:
+            lines.append(
+                f"  NOTE   {', '.join(self.borrowed)}: write that yourself. The grader refuses it."
+            )
         return "\n".join(lines)
 
     __str__ = __repr__
@@ -116,6 +126,7 @@ class Question:
         draw: makes an input from a random generator; the hidden tests try `draws` of them.
         given: names that an answer may use, since an earlier question asked for them.
         limit: processor seconds that a property may take on all its inputs together, and half the seconds on the clock.
+        slow: what to think about if that was too short.
     """
 
     name: str
@@ -125,10 +136,11 @@ class Question:
     given: dict[str, Any] = field(default_factory=dict)
     draws: int = 4
     limit: float = 4
+    slow: str = "Is there a loop that never ends?"
     properties: list[Property] = field(default_factory=list)
 
     def property(self, name: str, text: str, hint: str = "") -> Callable[[Callable], Callable]:
-        """Add the decorated function; `hint` is for answers that raise an error there."""
+        """Add the decorated function; `hint` is for answers that raise an error there whose cause is not plain."""
 
         def add(function: Callable[..., None]) -> Callable[..., None]:
             self.properties.append(Property(name, text, function, hint))
@@ -138,7 +150,8 @@ class Question:
 
     def __call__(self, *answers: Any, seed: int | None = None) -> Report:
         """Check `answers`, on inputs that are always the same, or on those that `seed` draws, and report."""
-        return Report(self.name, tuple(self.results(answers, seed)), seed)
+        names = {name for answer in answers for name in borrowing.borrowed_by(answer, self.given)}
+        return Report(self.name, tuple(self.results(answers, seed)), seed, tuple(sorted(names)))
 
     def results(self, answers: Sequence[Any], seed: int | None = None) -> Iterator[Result]:
         """The result of one property after the other, as they are found."""
@@ -150,7 +163,7 @@ class Question:
             inputs = [self.draw(generator) for _ in range(self.draws)]
         late = None
         for tried in self.properties:
-            result = late and failed(tried, "", *late) or _run(tried, inputs, answers, self.limit)
+            result = late and failed(tried, "", *late) or _run(self, tried, inputs, answers)
             if result.expected == time_text(self.limit):
                 late = result.expected, result.got, result.hint  # the others would loop as well
             yield result
@@ -164,11 +177,13 @@ def time_text(limit: float) -> str:
     return f"an answer within {limit:g} seconds"
 
 
-def _run(tried: Property, inputs: Sequence[Any], answers: Sequence[Any], limit: float) -> Result:
+def _run(
+    question: Question, tried: Property, inputs: Sequence[Any], answers: Sequence[Any]
+) -> Result:
     """Try a property on each input, up to the first on which it does not hold."""
     printed, input = Printed(), ""
     try:
-        with contained(printed, limit):
+        with contained(printed, question.limit):
             for number, input in enumerate(inputs):
                 torch.manual_seed(number)
                 tried.function(input, *answers)
@@ -176,29 +191,45 @@ def _run(tried: Property, inputs: Sequence[Any], answers: Sequence[Any], limit: 
     except Wrong as wrong:
         expected, got, hint = wrong.expected, wrong.got, wrong.hint or tried.hint
     except TimeIsUp:
-        expected, got = time_text(limit), "still running"
-        hint = "Is there a loop that never ends?"
+        expected, got, hint = time_text(question.limit), "still running", question.slow
     except (SystemExit, GeneratorExit) as error:
         expected, got = "a value", f"your code ended the program ({type(error).__name__})"
         hint = "Leave a function with return, not with exit()."
-    except NotImplementedError:
-        expected, got, hint = "an answer", "NotImplementedError", NOT_YET
+    except NotImplementedError as error:
+        expected, got, hint = "an answer", _where(error), _hint(error) or f"{NOT_YET}."
     except Exception as error:  # noqa: BLE001 - an answer may raise anything
-        expected, got, hint = "no error", _where(error), tried.hint or _hint(error)
+        expected, got, hint = "no error", _where(error), _hint(error) or tried.hint
     if printed.length > _SHOWN:
         hint += f" (Your code printed {printed.length} characters.)"
     return failed(tried, str(input), expected, got, hint.strip())
 
 
-NOT_YET = "Does it end with return? If you have not written it yet, that is the reason."
+#: How a hint begins where nothing may have been written yet. A report in which all hints do is this hint alone.
+NOT_YET = "Not answered yet"
+NO_RETURN = f"{NOT_YET}, or it ends without return."
+
+#: Errors that say by themselves what is wrong: a part of their text, and what to say.
+_PLAIN = {
+    "ellipsis": f"{NOT_YET}.",
+    'the required "forward"': "Is there a method that is called forward?",
+    "before Module.__init__": "Call super().__init__() before anything is assigned to self.",
+    "positional argument": "Take the arguments that the question names, in its order.",
+    "unexpected keyword argument": "Is the argument spelled as in the question, or in PyTorch's documentation?",
+    "must be tuple of Tensors, not Tensor": "torch.cat joins a list or a tuple of tensors: [a, b].",
+    "inplace operation": "An operation in place (x += …, x.relu_()) overwrites what the backward pass needs.",
+}
 
 
 def _hint(error: Exception) -> str:
+    text = str(error)
+    for part, hint in _PLAIN.items():
+        if part in text:
+            return hint
     if isinstance(error, RecursionError):
         return "Does something call itself?"
-    if isinstance(error, (AttributeError, NameError)) and "..." not in str(error):
-        return "Is that name set before it is used, and spelled as in the question?"
-    return NOT_YET if "ellipsis" in str(error).lower() else ""
+    if isinstance(error, (AttributeError, NameError)):
+        return "Is that name spelled right, and set before it is used?"
+    return ""
 
 
 def _where(error: BaseException) -> str:
@@ -278,12 +309,21 @@ def tensor(value: Any, what: str) -> Tensor:
 def not_a(value: Any, what: str, expected: str) -> Wrong:
     """What to raise where `what` returned `value`, which is not the `expected` kind of thing."""
     if value is None or value is ...:
-        return Wrong(
-            f"{expected} from {what}",
-            "nothing" if value is None else "...",
-            NOT_YET,
-        )
+        got, hint = ("nothing", NO_RETURN) if value is None else ("...", f"{NOT_YET}.")
+        return Wrong(f"{expected} from {what}", got, hint)
     return Wrong(f"{expected} from {what}", f"{type(value).__name__}: {str(value)[:80]}")
+
+
+def whole_number(value: Any, what: str, expected: str = "a whole number") -> int:
+    """`value`, which has to be a whole number; one of NumPy's, or in a tensor, will do."""
+    if isinstance(value, Tensor) and value.numel() == 1:
+        value = value.item()
+    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
+        return int(value)
+    if isinstance(value, float):
+        hint = "Divide whole numbers with //; int() drops what stands behind the point."
+        raise Wrong(f"{expected} from {what}", f"{value!r}, which is no int", hint)
+    raise not_a(value, what, expected)
 
 
 def same_shape(got: Tensor, expected: Sequence[int], hints: dict[Sequence[int], str]) -> None:
