@@ -85,7 +85,7 @@ test-gpu: $(READY) ## Run every chapter on the GPU; without one, this fails
 test-oldest: ## Run the unit tests on the oldest torch that is supported
 	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
 	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check \
-		"torch==2.6.*" "torchvision==0.21.*" pytest pytest-xdist -e .
+		"torch==2.6.*" "torchvision==0.21.*" ipython pytest pytest-xdist -e .
 	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -q -rs -n 2 tests --ignore=tests/site --ignore=tests/book \
 		--ignore=tests/assignments
 

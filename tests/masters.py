@@ -7,7 +7,9 @@ from pathlib import Path
 MASTERS = Path(__file__).resolve().parents[1] / "book" / "assignments"
 SECRET = "a secret of the tests"
 ASSIGNMENTS = ("layers", "network", "memory", "pretrained")
-_SOLUTION = re.compile(r"^( *)# BEGIN SOLUTION\n.*?^ *# END SOLUTION$", re.MULTILINE | re.DOTALL)
+_SOLUTION = re.compile(
+    r"^( *)# BEGIN SOLUTION( NO PROMPT)?\n.*?^ *# END SOLUTION$", re.MULTILINE | re.DOTALL
+)
 
 
 def _cells(assignment):
@@ -28,7 +30,10 @@ def solution(assignment):
 
 def blank(assignment):
     """The same cells as a student gets them."""
-    return [_SOLUTION.sub(r"\1...", source) for source in solution(assignment)]
+    return [
+        _SOLUTION.sub(lambda found: "" if found[2] else f"{found[1]}...", source)
+        for source in solution(assignment)
+    ]
 
 
 def points(assignment):

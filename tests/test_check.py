@@ -1,5 +1,7 @@
 """The engine of the self-checks, and how answers are found and contained."""
 
+import json
+import time
 import tomllib
 from pathlib import Path
 
@@ -127,9 +129,29 @@ def test_random_numbers_and_settings_of_the_notebook_stay():
     assert torch.equal(torch.rand(1), expected)
 
 
-def test_the_number_of_answers_is_checked():
-    with pytest.raises(TypeError, match="double"):
-        question()()
+def test_a_call_without_an_answer_is_a_report_as_well():
+    text = str(question()())
+    assert "check.double(double)" in text and "0 answers" in text
+
+
+def test_errors_that_cannot_be_shown_and_other_exits_are_contained():
+    class Mute(Exception):
+        def __str__(self):
+            raise ValueError
+
+    class Other(BaseException):
+        pass
+
+    for raised in (Mute, Other):
+
+        def double(x, raised=raised):
+            raise raised
+
+        assert raised.__name__ in str(question()(double))
+
+
+def test_a_long_value_is_cut():
+    assert len(str(question()(lambda x: "9" * 10**6))) < 2000
 
 
 @pytest.mark.parametrize("seed", [None, *range(8)])
@@ -158,6 +180,9 @@ def test_what_an_answer_needs_is_run_and_nothing_else():
         "!rm -rf /nowhere",
         "from functools import partial\nif True:\n    times = partial(lambda a, b: a * b, FACTOR)",
         "%%time\ndouble(3)",
+        "%%bash\nif true; then exit; fi",
+        "double(3)?",
+        "files = !ls",
     )
     assert names["double"](4) == 8
     assert not {"result", "math"} & names.keys()
@@ -174,6 +199,11 @@ def test_what_an_answer_needs_is_run_and_nothing_else():
         "try:\n    import no_such_module as m\nexcept ImportError:\n    m = 2\ndef double(x):\n    return m * x",
         "def setup():\n    global FACTOR\n    FACTOR = 2\nFACTOR = 2\ndef double(x):\n    return FACTOR * x",
         "def double(x: 'no_such_type') -> int:\n    return 2 * x",
+        "from __future__ import annotations\ndef double(x: no_such | type) -> int:\n    return 2 * x",
+        "from dataclasses import dataclass\n@dataclass\nclass Twice:\n    by: 'int'\ndouble = lambda x: Twice(2 * x).by",
+        "%%time\ndef double(x):\n    return 2 * x",
+        "\ufeffdef double(x):  # is it that?\n    '''Is it?'''\n    return 2 * x  # is it?",
+        "!pip install \\\n    nothing\ndef double(x):\n    text = '100 %s'\\\n    % x\n    return 2 * x",
     ],
 )
 def test_answers_of_every_style_are_found(cell):
@@ -202,10 +232,15 @@ def test_a_cell_that_is_no_python_costs_what_stands_in_it():
         "from densenet_tutorial.layers import DenseLayer as double",
         "import densenet_tutorial.layers as double",
         "from torchvision.models.densenet import _DenseLayer as double",
+        "from torchvision.models import DenseNet as double",
+        "def double(x):\n    import densenet_tutorial.memory",
+        "from densenet_tutorial import check\ndouble = check.layers.layers.DenseLayer",
+        "from densenet_tutorial import check\nclass double(check.layers.layers.DenseLayer): pass",
+        "from densenet_tutorial import memory\ndef double(x):\n    return memory.saved_activation_bytes(x)",
     ],
 )
 def test_the_answer_is_not_to_be_imported(line):
-    with pytest.raises(ValueError, match="cell 1: the answer uses (densenet_tutorial|torchvision)"):
+    with pytest.raises(ValueError, match="the answer uses (densenet_tutorial|torchvision)"):
         found(line)
 
 
@@ -231,6 +266,8 @@ def test_the_self_check_says_what_the_grader_will_refuse():
 # ------------------------------------------------------------------------------ containing them
 
 CHANNELS = """
+from densenet_tutorial import check
+
 def layer_inputs(num_input_features, growth_rate, num_layers):
     {line}
     return [num_input_features + i * growth_rate for i in range(num_layers)]
@@ -266,11 +303,19 @@ def test_right_answers_pass_in_a_process_of_their_own():
             "import sys; sys.modules['densenet_tutorial.check.layers']._number.__code__ = (lambda *a: 0).__code__",
             "_number",
         ),
+        ("import os; os.kill(os.getppid(), 19)", "took the grading process down"),
+        ("check.channels.inputs.clear()", "it changes check.channels.inputs"),
+        ("check.engine.close.__kwdefaults__ = {'tolerance': 9}", "it changes"),
+        (
+            "object.__setattr__(check.channels.properties[0], 'function', max)",
+            "it changes check.channels, layer_inputs",
+        ),
         ("bytearray(10**10)", "MemoryError"),
         ("open('x', 'wb').write(bytes(10**8)); print(1 / 0)", "File too large"),
     ],
 )
-def test_a_hostile_answer_fails_and_the_next_one_is_graded(line, cause):
+def test_a_hostile_answer_fails_and_the_next_one_is_graded(line, cause, monkeypatch):
+    monkeypatch.setattr(grading, "SLACK", 1 - grading._seconds(check.channels) / 2)
     reports = graded(line)
     assert not reports["public"] and not reports["hidden"]
     assert cause in " ".join(str(reports["public"]).split())
@@ -284,14 +329,51 @@ def test_an_answer_that_was_late_without_computing_is_tried_again(monkeypatch):
         def ask(self, request):
             asked.append(request)
             late = {"results": {}, "end": "it was stopped", "hint": "", "late": True}
-            return real.ask(request) if len(asked) > 1 else late | {"cpu": cpu}
+            return real.ask(request) if len(asked) > 1 else late | {"cpu": cpu, "seconds": 10.0}
 
     monkeypatch.setattr(grading, "_server", Stalled)
     cpu = 0.1
     assert graded("pass")["hidden"] and len(asked) == 2
     asked.clear()
-    cpu = 5.0
+    cpu = 8.0
     assert not graded("pass")["hidden"] and len(asked) == 1
+
+
+def test_what_an_answer_leaves_running_is_ended(tmp_path):
+    note = tmp_path / "note"
+    loop = f"import pathlib, time\nwhile True:\n    pathlib.Path('{note}').touch()\n    time.sleep(0.01)"
+    start = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {loop!r}], start_new_session=True)"
+    assert graded(f"{start}; import time; time.sleep(0.5)")["hidden"]
+    assert note.exists()
+    note.unlink()
+    time.sleep(0.3)
+    assert not note.exists()
+
+
+def test_results_that_are_not_the_checkers_do_not_count():
+    row = {"part": "hidden", "result": vars(engine.Result("layer_inputs", "", True)), "token": "0"}
+    line = f"import os, json; [os.write(fd, b'{json.dumps(row)}\\n') for fd in range(3, 40) if os.path.exists(f'/proc/self/fd/{{fd}}')]"
+    assert not graded(f"{line}; os._exit(0)")["hidden"]
+
+
+def test_equal_to_everything_is_not_right():
+    class Liar(int):
+        __eq__ = lambda self, other: True
+        __ne__ = lambda self, other: False
+        __hash__ = int.__hash__
+
+    assert engine.whole_number(Liar(3), "f") != 4
+
+    class Lying(torch.Tensor):
+        @classmethod
+        def __torch_function__(cls, func, types, args=(), kwargs=None):
+            return (
+                True
+                if func is torch.allclose
+                else super().__torch_function__(func, types, args, kwargs)
+            )
+
+    assert not engine.close(engine.tensor(torch.ones(2).as_subclass(Lying), "f"), torch.zeros(2))
 
 
 def test_printing_costs_nothing():

@@ -19,14 +19,15 @@ def is_finished(name: str) -> bool:
 
 
 def borrowed_by(answer: Any, given: Mapping[str, Any]) -> Iterator[str]:
-    """The finished pieces that `answer` is, or that its functions use by a global name; `given` are those it may."""
+    """The finished pieces that `answer` is, inherits from, or uses by a global name; `given` are those it may use."""
 
     def borrowed(thing: Any) -> bool:
         return is_finished(_full_name(thing)) and not any(thing is one for one in given.values())
 
-    if borrowed(answer):
-        yield _full_name(answer)
-        return
+    for whole in answer.__mro__ if isinstance(answer, type) else [answer]:
+        if borrowed(whole):
+            yield _full_name(whole)
+            return
     for function in [answer, *vars(answer).values()] if isinstance(answer, type) else [answer]:
         if isinstance(function, types.FunctionType):
             known, names = function.__globals__, function.__code__.co_names

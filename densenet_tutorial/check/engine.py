@@ -5,6 +5,7 @@ cannot be caught inside a process (``os._exit``, say) is the business of :mod:`d
 """
 
 import contextlib
+import copy
 import io
 import linecache
 import numbers
@@ -25,7 +26,8 @@ from densenet_tutorial.check import borrowing
 
 _PACKAGE = str(Path(__file__).resolve().parents[1])
 _TORCH = str(Path(torch.__file__).resolve().parent)
-_SHOWN = 200  # characters of what an answer printed
+_LONGEST = 500  # characters of what was expected, or came instead
+_SHOWN = 10_000  # characters that an answer may print without being told
 
 
 class Wrong(Exception):
@@ -33,7 +35,11 @@ class Wrong(Exception):
 
     def __init__(self, expected: str, got: str, hint: str = "") -> None:
         super().__init__(expected, got, hint)
-        self.expected, self.got, self.hint = expected, got, hint
+        self.expected, self.got, self.hint = _cut(expected), _cut(got), hint
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}… ({len(text)} characters)"
 
 
 class TimeIsUp(BaseException):
@@ -156,8 +162,11 @@ class Question:
     def results(self, answers: Sequence[Any], seed: int | None = None) -> Iterator[Result]:
         """The result of one property after the other, as they are found."""
         if len(answers) != len(self.targets):
-            raise TypeError(f"check.{self.name} takes {', '.join(self.targets)}")
-        inputs = self.inputs
+            call = f"check.{self.name}({', '.join(self.targets)})"
+            for tried in self.properties:
+                yield failed(tried, "", call, f"{len(answers)} answers", "What is to be checked?")
+            return
+        inputs = copy.deepcopy(self.inputs)  # what they keep for one answer is not for the next
         if seed is not None:
             generator = random.Random(f"{seed} {self.name}")
             inputs = [self.draw(generator) for _ in range(self.draws)]
@@ -192,13 +201,15 @@ def _run(
         expected, got, hint = wrong.expected, wrong.got, wrong.hint or tried.hint
     except TimeIsUp:
         expected, got, hint = time_text(question.limit), "still running", question.slow
-    except (SystemExit, GeneratorExit) as error:
-        expected, got = "a value", f"your code ended the program ({type(error).__name__})"
-        hint = "Leave a function with return, not with exit()."
     except NotImplementedError as error:
         expected, got, hint = "an answer", _where(error), _hint(error) or f"{NOT_YET}."
     except Exception as error:  # noqa: BLE001 - an answer may raise anything
         expected, got, hint = "no error", _where(error), _hint(error) or tried.hint
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001
+        expected, got = "a value", f"your code ended the program ({type(error).__name__})"
+        hint = "Leave a function with return, not with exit()."
     if printed.length > _SHOWN:
         hint += f" (Your code printed {printed.length} characters.)"
     return failed(tried, str(input), expected, got, hint.strip())
@@ -220,8 +231,16 @@ _PLAIN = {
 }
 
 
+def _text(error: BaseException) -> str:
+    """What an error says, if it can."""
+    try:
+        return str(error).strip()
+    except Exception:  # noqa: BLE001 - an answer may define its own
+        return ""
+
+
 def _hint(error: Exception) -> str:
-    text = str(error)
+    text = _text(error)
     for part, hint in _PLAIN.items():
         if part in text:
             return hint
@@ -234,7 +253,7 @@ def _hint(error: Exception) -> str:
 
 def _where(error: BaseException) -> str:
     """The error, and the line of the answer at which it came up: none of the frames is ours."""
-    text = f"{type(error).__name__}: {str(error).strip() or 'no message'}"[:400]
+    text = f"{type(error).__name__}: {_text(error) or 'no message'}"[:_LONGEST]
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         if not frame.filename.startswith((_PACKAGE, _TORCH, "<frozen")):
             line = frame.line or linecache.getline(frame.filename, frame.lineno or 0).strip()
@@ -302,7 +321,8 @@ def shape(tensor: Tensor) -> str:
 def tensor(value: Any, what: str) -> Tensor:
     """`value`, which has to be a tensor."""
     if isinstance(value, Tensor):
-        return value
+        # A subclass may have its own idea of what is equal.
+        return value if type(value) is Tensor else value.as_subclass(Tensor)
     raise not_a(value, what, "a tensor")
 
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils.checkpoint import CheckpointError, checkpoint
 
 from densenet_tutorial import layers, memory
 from densenet_tutorial.check import engine
@@ -19,11 +20,11 @@ from densenet_tutorial.check.layers import randomise
 
 
 class _Square(nn.Module):
-    """Keeps one tensor in two places, and a part of it in a third."""
+    """y = x.sigmoid(); (y * y)[:, :1] * y[:, :1].sin() * y[:, 1:].cos()"""
 
     def forward(self, x: Tensor) -> Tensor:
         y = x.sigmoid()
-        return (y * y)[:, :1] * y[:, :1].sin()
+        return (y * y)[:, :1] * y[:, :1].sin() * y[:, 1:].cos()
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,10 @@ class Measured:
         return nn.Sequential(
             nn.Conv2d(c, 2 * c, 3, padding=1), nn.Sigmoid(), nn.Conv2d(2 * c, c, 1)
         )
+
+    def linear(self) -> nn.Module:
+        """Of which the linear layer keeps a view of the input."""
+        return nn.Sequential(nn.Flatten(), nn.Linear(self.channels * self.size**2, 3), nn.Sigmoid())
 
     def dense(self) -> nn.Module:
         return layers.DenseLayer(self.channels, 3, 2, 0.0).train()
@@ -70,35 +75,51 @@ def _every_save(model: nn.Module, x: Tensor) -> list[Tensor]:
     return saved
 
 
+def _address(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
 def _measured(model: nn.Module, x: Tensor, saved_bytes: Any) -> None:
+    text = model.__doc__ if isinstance(model, _Square) else " ".join(str(model).split())
     expected = memory.saved_activation_bytes(model, x)
-    got = saved_bytes(model, x)
-    if isinstance(got, bool) or not isinstance(got, (int, float)):
-        raise engine.not_a(got, "saved_bytes", "a number of bytes")
-    if got == expected:
-        return
-    saved = _every_save(copy.deepcopy(model), x)
-    there = {t.untyped_storage().data_ptr() for t in (x, *model.parameters(), *model.buffers())}
-    own = _every_save(model, x)
-    new = [t for t in own if t.untyped_storage().data_ptr() not in there]
-    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in own}
-    hint = "Count each storage once and whole; leave out the input, parameters and buffers."
-    if got == sum(t.numel() for t in new) or 4 * got == expected:
-        hint = "That is a number of elements. How many bytes has each?"
-    elif got in (sum(t.nbytes for t in new), sum(t.untyped_storage().nbytes() for t in new)):
-        hint = (
-            "Two saved tensors may share a storage (untyped_storage().data_ptr()): count it once."
-        )
-    elif got in (sum(t.nbytes for t in saved), sum(storages.values())):
-        hint = "The input, parameters and buffers are there anyway: they do not count."
-    elif got == 0:
-        hint = "Nothing was counted. Is the model run inside the hooks?"
-    raise Wrong(f"{expected:,} bytes", f"{got:,}", hint)
+    got = engine.whole_number(saved_bytes(model, x), "saved_bytes", "a number of bytes")
+    if got != expected:
+        hint = _miscounted(model, x, got, expected)
+        raise Wrong(f"{expected:,} bytes for the model {text}", f"{got:,}", hint)
 
 
-@saved_bytes.property("counts", "counts what convolutions keep, and not their weights")
+def _miscounted(model: nn.Module, x: Tensor, got: int, expected: int) -> str:
+    """What `got` in place of `expected` bytes comes from."""
+    saved = _every_save(model, x)
+    groups = {"the input": [x], "parameters": model.parameters(), "buffers": model.buffers()}
+    there = {name: {_address(t) for t in tensors} for name, tensors in groups.items()}
+    new = [t for t in saved if _address(t) not in set().union(*there.values())]
+    if got == 0:
+        return "Nothing was counted. Is the model run inside the hooks?"
+    if 4 * got == expected or got == sum(t.numel() for t in new):
+        return "That is a number of elements. How many bytes has each?"
+    if got < expected:
+        return "Count each storage whole, also where a saved tensor shows a part of it."
+    if got in (
+        sum(t.nbytes for t in new),
+        sum(t.untyped_storage().nbytes() for t in new),
+        sum({t.data_ptr(): t.nbytes for t in new}.values()),
+        sum({t.data_ptr(): t.untyped_storage().nbytes() for t in new}.values()),
+    ):
+        return "Saved tensors may share a storage, each with an address of its own: tensor.untyped_storage().data_ptr()."
+    for name, addresses in there.items():
+        kept = {
+            _address(t): t.untyped_storage().nbytes() for t in saved if _address(t) in addresses
+        }
+        if kept and got == expected + sum(kept.values()):
+            return f"The storages of {name} are there anyway: they do not count, also where a view of them is saved."
+    return "Count each storage once and whole; those of the input, parameters and buffers are there anyway."
+
+
+@saved_bytes.property("counts", "counts what a model keeps, and not its weights or its input")
 def _(given: Measured, saved_bytes: Any) -> None:
     _measured(given.convolutions(), given.x(), saved_bytes)
+    _measured(given.linear(), given.x(), saved_bytes)
 
 
 @saved_bytes.property("shared", "counts once what is kept in several places")
@@ -128,11 +149,14 @@ class Features:
             f"{list(self.channels)} channels, {self.size} by {self.size}"
         )
 
-    def layer(self) -> layers.DenseLayer:
-        return randomise(layers.DenseLayer(sum(self.channels), self.growth_rate, 2, 0.0)).train()
+    def layer(self, drop_rate: float = 0.0) -> layers.DenseLayer:
+        made = randomise(layers.DenseLayer(sum(self.channels), self.growth_rate, 2, drop_rate))
+        made.norm1.momentum, made.norm2.momentum = 0.2, 0.3
+        return made.train()
 
-    def features(self) -> list[Tensor]:
-        return [torch.randn(3, c, self.size, self.size, requires_grad=True) for c in self.channels]
+    def features(self, requires_grad: bool = True) -> list[Tensor]:
+        shape = self.size, self.size
+        return [torch.randn(3, c, *shape, requires_grad=requires_grad) for c in self.channels]
 
 
 def _draw_features(generator: random.Random) -> Features:
@@ -144,7 +168,11 @@ def _draw_features(generator: random.Random) -> Features:
 _FEATURES = [Features((8, 4, 4), 4, 6), Features((5,), 3, 7)]
 
 
-_AGAIN = "The second pass has to compute what the first did: with the statistics of the batch."
+_AGAIN = "The second pass has to compute what the first did: with the statistics of the batch, and with the same dropout."
+_NO_GRADIENT = (
+    "Is use_reentrant=False set? (The reentrant kind looks at tensors among its arguments: a list hides its tensors.) "
+    "Is something detached, copied, or computed under no_grad?"
+)
 
 
 @dataclass
@@ -154,60 +182,96 @@ class _Step:
     output: Tensor
     gradients: dict[str, Tensor | None]
     buffers: dict[str, Tensor]
-    convolved: tuple[int, int]  # runs of conv1 after the forward and after the backward pass
+    runs: dict[str, tuple[int, int]]  # in the forward and in the backward pass
+    copies: int  # of what layer, norm1 and conv2 read, and is still there after the forward pass
 
 
 def _step(layer: nn.Module, features: list[Tensor], forward: Callable[..., Any]) -> _Step:
-    runs = []
-    layer.conv1.register_forward_hook(lambda *_: runs.append(1))
+    counts, read = {"": 0, "norm1": 0, "conv2": 0}, []  # "" is the layer itself
+    given = {_address(feature) for feature in features}
+
+    def count(name: str) -> Callable[..., None]:
+        def hook(_: nn.Module, inputs: tuple[Any]) -> None:
+            counts[name] += 1
+            tensors = inputs[0] if isinstance(inputs[0], (list, tuple)) else inputs
+            storages = [tensor.untyped_storage() for tensor in tensors]
+            read.extend(StorageWeakRef(s) for s in storages if s.data_ptr() not in given)
+
+        return hook
+
+    hooks = [layer.get_submodule(name).register_forward_pre_hook(count(name)) for name in counts]
+    torch.manual_seed(0)  # of dropout
     output = engine.tensor(forward(layer, features), "the answer")
-    once = len(runs)
+    copies, once = sum(not storage.expired() for storage in read), dict(counts)
     if not output.requires_grad:
-        raise Wrong(
-            "an output that depends on the features and the weights",
-            "an output without a gradient",
-            "A list that is passed as one argument hides its tensors from autograd: nothing would be trained. "
-            "Pass the tensors one by one.",
-        )
+        got = "an output without a gradient"
+        raise Wrong("an output that depends on the layer's weights", got, _NO_GRADIENT)
     weights = torch.linspace(-1, 1, output.numel()).reshape(output.shape)
-    (output * weights).sum().backward()
+    try:
+        (output * weights).sum().backward()
+    except CheckpointError as error:
+        raise Wrong("no error", f"CheckpointError: {error}"[:200], _AGAIN) from None
     gradients = {f"features[{i}]": feature.grad for i, feature in enumerate(features)}
     gradients |= {name: parameter.grad for name, parameter in layer.named_parameters()}
     buffers = {name: buffer.clone() for name, buffer in layer.named_buffers()}
-    return _Step(output.detach(), gradients, buffers, (once, len(runs)))
+    runs = {name: (once[name], counts[name] - once[name]) for name in counts}
+    for hook in hooks:
+        hook.remove()
+    return _Step(output.detach(), gradients, buffers, runs, copies)
 
 
-def _steps(given: Features, answer: Any) -> tuple[_Step, _Step]:
+def _steps(
+    given: Features, answer: Any, requires_grad: bool = True, drop_rate: float = 0.0
+) -> tuple[_Step, _Step]:
     """The answer's step, and that of the plain layer."""
-    layer, features = given.layer(), given.features()
+    layer, features = given.layer(drop_rate), given.features(requires_grad)
     twin = copy.deepcopy(layer)
-    twins = [feature.detach().clone().requires_grad_() for feature in features]
-    return _step(layer, features, answer), _step(twin, twins, lambda of, x: of(x))
+    twins = [feature.detach().clone().requires_grad_(requires_grad) for feature in features]
+    return _step(layer, features, answer), _step(twin, twins, _plain)
 
 
-def _same_gradients(got: _Step, expected: _Step) -> None:
-    if not engine.close(got.output, expected.output):
-        raise Wrong("what the layer computes", "another output", "Is layer(features) computed?")
-    for name, gradient in expected.gradients.items():
-        theirs = got.gradients[name]
-        if theirs is None:
-            hint = "A list that is passed as one argument hides its tensors from autograd: pass them one by one."
-            raise Wrong(f"a gradient of {name}", "none", hint)
-        if not engine.close(theirs, gradient, tolerance=1e-3):
-            raise Wrong(f"the plain layer's gradient of {name}", "another one", _AGAIN)
+def _same_gradients(given: Features, answer: Any) -> None:
+    """With features that need gradients and without, and with dropout."""
+    for requires_grad, drop_rate in ((True, 0.0), (False, 0.0), (True, 0.5)):
+        got, expected = _steps(given, answer, requires_grad, drop_rate)
+        where = f", with drop_rate={drop_rate}" if drop_rate else ""
+        if not engine.close(got.output, expected.output):
+            raise Wrong(
+                f"what the layer computes{where}", "another output", "Is layer(features) computed?"
+            )
+        for name, gradient in expected.gradients.items():
+            theirs = got.gradients[name]
+            if gradient is not None and theirs is None:
+                raise Wrong(f"a gradient of {name}", "none", _NO_GRADIENT)
+            if gradient is not None and not engine.close(theirs, gradient, tolerance=1e-3):
+                raise Wrong(f"the plain layer's gradient of {name}{where}", "another one", _AGAIN)
 
 
 def _recomputes(got: _Step) -> None:
-    if got.convolved != (1, 2):
-        first, both = got.convolved
+    if got.runs["conv2"] != (1, 1):
         hint = "Nothing is computed again, so everything is kept: use torch.utils.checkpoint."
-        if both > 2:
+        if got.runs["norm1"][1]:
+            hint = (
+                "Only a part of the layer is checkpointed. Put the whole of it into the checkpoint."
+            )
+        if sum(got.runs["conv2"]) > 2:
             hint = "Once in the forward and once in the backward pass are enough."
+        times = "{} and {} times".format(*got.runs["conv2"])
+        raise Wrong("conv2 to run once in the forward and once in the backward pass", times, hint)
+    if got.copies:
         raise Wrong(
-            "conv1 to run once in the forward pass, and once more in the backward pass",
-            f"{first} and {both - first} times",
-            hint,
+            "nothing but the features to be kept",
+            "their concatenation is kept as well",
+            "What is joined before the checkpoint is one of its inputs, and inputs are kept. Who can join them?",
         )
+
+
+def _plain(layer: nn.Module, features: list[Tensor]) -> Tensor:
+    return layer(features)
+
+
+def _checkpointed(layer: nn.Module, features: list[Tensor]) -> Tensor:
+    return checkpoint(layer, features, use_reentrant=False)
 
 
 checkpointed = Question("checkpointed", ("checkpointed",), _FEATURES, _draw_features)
@@ -215,7 +279,7 @@ checkpointed = Question("checkpointed", ("checkpointed",), _FEATURES, _draw_feat
 
 @checkpointed.property("values", "gives the layer's output, and every gradient")
 def _(given: Features, checkpointed: Any) -> None:
-    _same_gradients(*_steps(given, checkpointed))
+    _same_gradients(given, checkpointed)
 
 
 @checkpointed.property("again", "keeps the features alone, and computes the layer again")
@@ -226,17 +290,9 @@ def _(given: Features, checkpointed: Any) -> None:
 # ------------------------------------------------------------------------------ the trap
 
 
-def _plain(layer: nn.Module, features: list[Tensor]) -> Tensor:
-    return layer(features)
-
-
-def _twice(layer: nn.Module, features: list[Tensor]) -> Tensor:
-    return checkpoint(lambda *x: layer(list(x)), *features, use_reentrant=False)
-
-
 def _and_before(layer: nn.Module, features: list[Tensor]) -> Tensor:
     with torch.no_grad():
-        layer(features)
+        layer.norm1(torch.cat(features, 1))
     return layer(features)
 
 
@@ -245,88 +301,119 @@ def _frozen(layer: nn.Module, features: list[Tensor]) -> Tensor:
 
 
 count_updates = Question("count_updates", ("count_updates",), _FEATURES, _draw_features)
+_BEFORE = 7  # updates in earlier training
 
 
-def _counted(given: Features, answer: Any, forward: Any, expected: int, hint: str) -> None:
+def _counted(given: Features, answer: Any, forward: Any, expected: int, hint: str = "") -> None:
     layer, features = given.layer(), given.features()
-    layer.norm1.num_batches_tracked.fill_(7)  # a layer that has been trained before
-    got = answer(forward, layer, features)
-    if isinstance(got, Tensor) and got.numel() == 1:
-        got = got.item()
-    if isinstance(got, bool) or not isinstance(got, (int, float)):
-        raise engine.not_a(got, "count_updates", f"the number {expected}")
+    layer.norm1.num_batches_tracked.fill_(_BEFORE)
+    twin = copy.deepcopy(layer)
+    got = engine.whole_number(answer(forward, layer, features), "count_updates")
     if got != expected:
+        if got == 0:
+            hint = "The counter is a tensor, and changed in place: keep its number, not the tensor."
+        elif got == _BEFORE + expected:
+            hint = (
+                "norm1.num_batches_tracked counts since the layer was made: what is the difference?"
+            )
+        elif got == 2 * expected:
+            hint = "norm2 counts as well. The question is about norm1 alone."
         raise Wrong(str(expected), str(got), hint)
+    forward(twin, [feature.detach().clone() for feature in features]).sum().backward()
+    for name, buffer in twin.named_buffers():
+        if not engine.close(layer.get_buffer(name), buffer):
+            hint = "Counting changes nothing: call forward once, and reset nothing."
+            raise Wrong(f"{name} as this step leaves it", "another value", hint)
 
 
-@count_updates.property("plain", "finds 1 update in a plain step")
+@count_updates.property("plain", "counts the updates of a plain step")
 def _(given: Features, count_updates: Any) -> None:
-    hint = "norm1.num_batches_tracked counts since the layer was made: what is the difference?"
-    _counted(given, count_updates, _plain, 1, hint)
+    _counted(given, count_updates, _plain, 1)
 
 
-@count_updates.property("trap", "finds 2 updates in a checkpointed step")
+@count_updates.property("trap", "counts the updates of a checkpointed step")
 def _(given: Features, count_updates: Any) -> None:
-    hint = (
-        "The second update comes in the backward pass. Is backward called before the second look?"
-    )
-    _counted(given, count_updates, _twice, 2, hint)
+    _counted(given, count_updates, _plain, 1)
+    hint = "Something happens in the backward pass. Is backward called before the second look?"
+    _counted(given, count_updates, _checkpointed, 2, hint)
 
 
 @count_updates.property("other", "counts for other ways to run the layer")
 def _(given: Features, count_updates: Any) -> None:
-    hint = "Call forward(layer, features) once, and count: do not assume a number."
+    hint = "Call forward(layer, features) once, and read norm1's own counter: assume no number."
     _counted(given, count_updates, _and_before, 2, hint)
+    hint = "In evaluation mode nothing moves: read the counter, and do not count calls."
     _counted(given, count_updates, _frozen, 0, hint)
 
 
-checkpointed_once = Question("checkpointed_once", ("checkpointed_once",), _FEATURES, _draw_features)
+checkpointed_once = Question(
+    "checkpointed_once",
+    ("checkpointed_once",),
+    _FEATURES,
+    _draw_features,
+    given={"checkpointed": _checkpointed},
+)
+_CONTEXTS = "context_fn is a function without arguments, and returns two context managers."
 
 
-@checkpointed_once.property("values", "gives the layer's output, and every gradient", _AGAIN)
+@checkpointed_once.property("values", "gives the layer's output, and every gradient", _CONTEXTS)
 def _(given: Features, checkpointed_once: Any) -> None:
-    _same_gradients(*_steps(given, checkpointed_once))
+    _same_gradients(given, checkpointed_once)
 
 
-@checkpointed_once.property("again", "keeps the features alone, and computes the layer again")
+@checkpointed_once.property(
+    "again", "keeps the features alone, and computes the layer again", _CONTEXTS
+)
 def _(given: Features, checkpointed_once: Any) -> None:
     _recomputes(_steps(given, checkpointed_once)[0])
 
 
-@checkpointed_once.property("buffers", "moves running statistics once, as the plain layer does")
+@checkpointed_once.property("buffers", "checkpoints, and moves running statistics once", _CONTEXTS)
 def _(given: Features, checkpointed_once: Any) -> None:
     got, expected = _steps(given, checkpointed_once)
+    _recomputes(got)
+    moved = int(got.buffers.get("norm1.num_batches_tracked", 1))
     for name, buffer in expected.buffers.items():
         theirs = got.buffers.get(name)
         if theirs is None or not engine.close(theirs, buffer):
             hint = "Every norm of the layer needs it, and every buffer: mean, variance and the number of batches."
-            if int(got.buffers.get("norm1.num_batches_tracked", 0)) == 2:
+            if moved == 2:
                 hint = (
                     "The backward pass computes again, so the norm updates its running statistics again. Every "
                     "gradient is right, and the model predicts with wrong statistics."
                 )
-            elif int(got.buffers.get("norm1.num_batches_tracked", 1)) == 0:
+            elif moved == 0:
                 hint = "They have to move once: in the forward pass, as ever."
-            raise Wrong(f"{name} of the plain layer", "another one", hint)
+            raise Wrong(f"{name} {_short(buffer)}, as in the plain layer", _short(theirs), hint)
 
 
-@checkpointed_once.property("later", "leaves a layer behind that goes on training as ever")
+def _short(buffer: Tensor | None) -> str:
+    """The first numbers of a buffer."""
+    if buffer is None:
+        return "no such buffer"
+    numbers = ", ".join(f"{number:.4g}" for number in buffer.flatten()[:3].tolist())
+    return f"{numbers}, …" if buffer.numel() > 3 else numbers
+
+
+@checkpointed_once.property(
+    "later", "leaves a layer behind that goes on training as ever", _CONTEXTS
+)
 def _(given: Features, checkpointed_once: Any) -> None:
     layer = given.layer()
     twin = copy.deepcopy(layer)
-    momenta = [m.momentum for m in layer.modules() if isinstance(m, nn.BatchNorm2d)]
+    norms = [module for module in layer.modules() if isinstance(module, nn.BatchNorm2d)]
+    before = [norm.momentum for norm in norms]
     for _ in range(2):
         features = given.features()
-        _step(layer, features, checkpointed_once)
+        _recomputes(_step(layer, features, checkpointed_once))
         _step(twin, [f.detach().clone().requires_grad_() for f in features], _plain)
-    now = [m.momentum for m in layer.modules() if isinstance(m, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    if momenta != before:
+        hint = "Each norm has a momentum of its own: put back what was there."
+        raise Wrong(f"norms with momentum {before}", str(momenta), hint)
+    if not all(module.training for module in layer.modules()):
+        raise Wrong("a layer in training mode", "evaluation mode", "Put back what you change.")
     states = layer.state_dict(), twin.state_dict()
-    if now != momenta or not all(m.training for m in layer.modules()):
-        raise Wrong(
-            "norms as they were",
-            "momentum or training mode has changed",
-            "Put back what you change.",
-        )
     if states[0].keys() != states[1].keys() or not all(
         engine.close(value, states[1][name]) for name, value in states[0].items()
     ):
