@@ -2,9 +2,9 @@
 
     python book/_tools/grade.py ASSIGNMENT FOLDER [--output FILE]
 
-Every notebook in FOLDER is one submission; its file name is the first column. Otter grades each in processes of its own.
-A submission that cannot be graded gets a row that says why. The CSV is written whole, at the end; beside it, a folder of
-the same name holds what each student may read.
+Every notebook in FOLDER, and in folders inside it, is one submission; its name is the first column. Otter grades each in
+processes of its own. A submission that cannot be graded gets a row that says why. The CSV grows by a row at a time, and
+is whole at any time; beside it, a folder of the same name holds what each student may read.
 """
 
 import argparse
@@ -15,32 +15,63 @@ import json
 import multiprocessing
 import os
 import re
+import signal
 import sys
 import tempfile
 import time
 import zipfile
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
+import assignments
+import nbformat
 import notebooks
 
-ASSIGNMENTS = notebooks.ROOT / "_build" / "assignments"
+ASSIGNMENTS = assignments.OUTPUT
+
+
+def submissions_in(folder, besides):
+    """What students have handed in: every file in `folder` and below that is not in `besides`, hidden, or a table."""
+    folder, found = Path(folder), []
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is no folder")
+    for path in sorted(folder.rglob("*")):
+        inside = path.relative_to(folder)
+        hidden = any(part.startswith((".", "__MACOSX")) for part in inside.parts)
+        of_ours = any(path == other or other in path.parents for other in besides)
+        if path.is_file() and not hidden and not of_ours and path.suffix != ".csv":
+            found.append(path)
+    if not any(path.suffix.lower() == ".ipynb" for path in found):
+        raise ValueError(f"{folder} holds no .ipynb file")
+    return found
+
+
+def code_of(path):
+    """The submission at `path`, as a notebook of its code cells alone: nothing else counts."""
+    if path.suffix.lower() != ".ipynb":
+        raise ValueError("not a notebook: its name does not end in .ipynb")
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8-sig"))
+        raw.setdefault("metadata", {})
+        cells = nbformat.reads(json.dumps(raw), as_version=4).cells
+        sources = [str.strip(cell.source) for cell in cells if cell.cell_type == "code"]
+    except Exception as error:  # whatever such a file may hold
+        raise ValueError(f"not a notebook: {type(error).__name__}: {error}"[:300]) from error
+    return nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(s) for s in sources])
 
 
 def otter_run(submission, autograder):
     """What otter finds in `submission`: the content of its results.json. A ValueError says why there is none."""
     import otter.run
 
-    try:
-        notebooks.read(submission)
-    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-        raise ValueError(f"not a notebook: {error}") from error
     with tempfile.TemporaryDirectory() as scratch:
-        said = io.StringIO()
+        notebook, said = Path(scratch, "submission.ipynb"), io.StringIO()
+        nbformat.write(code_of(submission), notebook)
         try:
             with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
                 otter.run.main(
-                    str(submission), autograder=str(autograder), output_dir=scratch, no_logo=True
+                    str(notebook), autograder=str(autograder), output_dir=scratch, no_logo=True
                 )
         except Exception as error:
             raise ValueError(f"otter failed: {type(error).__name__}: {error}"[:300]) from error
@@ -77,8 +108,9 @@ def feedback(name, results, seed):
 
 
 def quiet():
-    """Keep what kernels say to themselves off the terminal."""
+    """Keep what kernels say to themselves off the terminal, and end at once where somebody types Ctrl-C."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def graded_one(submission, autograder):
@@ -86,66 +118,107 @@ def graded_one(submission, autograder):
     start = time.perf_counter()
     try:
         results, problem = otter_run(submission, autograder), ""
-    except ValueError as error:
-        results, problem = None, str(error)
+    except Exception as error:  # noqa: BLE001 - one submission is not to cost the others
+        results, problem = None, str(error) or type(error).__name__
     return results, problem, time.perf_counter() - start
 
 
+def graded(submissions, autograder, jobs):
+    """Each of `submissions` with what :func:`graded_one` says, as they come; one that ends its process has its own."""
+    # Processes, since otter changes the folder that it works in. Each imports everything once.
+    spawn, alone = multiprocessing.get_context("spawn"), []
+    with ProcessPoolExecutor(jobs, spawn, quiet) as pool:
+        futures = [(path, pool.submit(graded_one, path, autograder)) for path in submissions]
+        for path, future in futures:
+            try:
+                yield path, *future.result()
+            except BrokenProcessPool:
+                alone.append(path)
+    for path in alone:
+        with ProcessPoolExecutor(1, spawn, quiet) as pool:
+            try:
+                yield path, *pool.submit(graded_one, path, autograder).result()
+            except BrokenProcessPool:
+                yield path, None, "it ended the process that grades", float("nan")
+
+
 def grade(autograder, folder, output, jobs=None):
-    """Grade every notebook in `folder`; write the CSV `output` and a folder of reports; return the rows."""
-    submissions = sorted(path.resolve() for path in Path(folder).glob("*.ipynb"))
-    if not submissions:
-        raise ValueError(f"{folder} holds no .ipynb file")
+    """Grade what is in `folder`; write the CSV `output` and a folder of reports; return the rows."""
+    folder, output = Path(folder).absolute(), Path(output).absolute()
+    reports = output.with_suffix("")
+    submissions = submissions_in(folder, [output, reports])
     try:
         with zipfile.ZipFile(autograder) as archive:
             config = json.loads(archive.read("otter_config.json"))
+        seed = config["plugins"][0]["densenet_tutorial.check.grading.Isolated"]["seed"]
     except FileNotFoundError:
         raise ValueError(f"{autograder} is not there; type `make assignments` first") from None
-    seed = config["plugins"][0]["densenet_tutorial.check.grading.Isolated"]["seed"]
-    reports = output.with_suffix("")
-    reports.mkdir(parents=True, exist_ok=True)
+    except (zipfile.BadZipFile, KeyError, IndexError, TypeError, ValueError) as error:
+        raise ValueError(f"{autograder} is none of our autograders: {error!r}") from error
 
+    output.parent.mkdir(parents=True, exist_ok=True)
     rows = []
-    # Processes, since otter changes the folder that it works in. Each imports everything once.
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs or os.cpu_count(), spawn, quiet) as pool:
-        graded = pool.map(graded_one, submissions, [Path(autograder).resolve()] * len(submissions))
-        for path, (results, problem, seconds) in zip(submissions, graded):
-            if problem:
-                row = {"submission": path.name, "seed": seed, "problem": problem}
-                text = f"{path.name}: not graded: {problem}"
-            else:
-                row = row_of(path.name, results, seed)
-                text = feedback(path.name, results, seed)
-            row["seconds"] = f"{seconds:.0f}"
-            notebooks.write_text(reports / f"{path.stem}.txt", text + "\n")
-            print(f"{path.name}: {problem or row['percent'] + ' %'}", flush=True)
-            rows.append(row)
-    columns = ["submission", "points", "out of", "percent", "seed", "seconds", "problem"]
-    columns += list(dict.fromkeys(name for row in rows for name in row if name not in columns))
-    notebooks.write_text(output, table(columns, rows))
+    for path, results, problem, seconds in graded(
+        submissions, Path(autograder).resolve(), jobs or os.cpu_count()
+    ):
+        inside = path.relative_to(folder)
+        name = plain(inside.as_posix())
+        if problem:
+            row = {"submission": name, "seed": seed, "problem": plain(problem)}
+            text = f"{name}: not graded: {problem}"
+        else:
+            row = row_of(name, results, seed)
+            text = feedback(name, results, seed)
+        row["seconds"] = f"{seconds:.0f}"
+        print(f"{name}: {row['problem'] or row['percent'] + ' %'}", flush=True)
+        rows.append(row)
+        notebooks.write_text(output, table(columns_of(rows), rows))
+        report = (reports / inside).with_suffix(".txt")
+        report.parent.mkdir(parents=True, exist_ok=True)
+        notebooks.write_text(report, plain(text) + "\n")
     return rows
+
+
+def plain(text):
+    """`text` with signs that UTF-8 has no code for (as in file names from old archives) written out."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def columns_of(rows):
+    first = ["submission", "points", "out of", "percent", "seed", "seconds", "problem"]
+    return list(dict.fromkeys([*first, *(name for row in rows for name in row)]))
+
+
+def read_gradebook(path, column):
+    """The columns of the gradebook that Canvas exported to `path`, and its rows; `column` has to be one of them."""
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file)
+        columns, students = list(reader.fieldnames or []), list(reader)
+    for needed in ("ID", column):
+        if needed not in columns:
+            raise ValueError(f"{path} has no column {needed!r}; its columns: {', '.join(columns)}")
+    return columns, students
 
 
 def fill_gradebook(gradebook, column, rows):
     """Canvas's exported `gradebook` as text, with points in `column` for every student who has handed in.
 
     Canvas names a downloaded file NAME_ID_SUBMISSION_FILE, with _LATE after the name if it was late; ID is also a
-    column of the gradebook.
+    column of the gradebook. Of several submissions the one with the highest number counts.
     """
-    points = {}
+    columns, students = read_gradebook(gradebook, column)
+    latest = {}
     for row in rows:
-        found = re.match(r"[^_]+(?:_LATE)?_(\d+)_\d+_", row["submission"])
+        found = re.match(r"[^_]+(?:_LATE)?_(\d+)_(\d+)_", row["submission"].rsplit("/", 1)[-1])
         if found and "points" in row:
-            points[found.group(1)] = row["points"]
-    with open(gradebook, encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        columns, students = reader.fieldnames or [], list(reader)
-    for needed in ("ID", column):
-        if needed not in columns:
-            raise ValueError(f"{gradebook} has no column {needed!r}")
+            student, number = found.group(1), int(found.group(2))
+            if student in latest:
+                print(f"student {student} has several submissions: the latest counts")
+            latest[student] = max(latest.get(student, (0, "")), (number, row["points"]))
     for student in students:
-        student[column] = points.get((student["ID"] or "").strip(), student[column])
+        identity = (student["ID"] or "").strip()
+        if identity in latest:
+            student[column] = latest[identity][1]
     return table(columns, students)
 
 
@@ -154,13 +227,23 @@ def table(columns, rows):
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    for row in rows:
+        # A spreadsheet would take a text that begins so for a formula.
+        writer.writerow(
+            {
+                key: f"'{value}"
+                if isinstance(value, str) and value.startswith(("=", "@"))
+                else value
+                for key, value in row.items()
+            }
+        )
     return text.getvalue()
 
 
 def main(arguments=None):
+    known = ", ".join(assignments.masters())
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("assignment", help="layers, network, memory or pretrained")
+    parser.add_argument("assignment", help=f"one of {known}")
     parser.add_argument("folder", type=Path, help="holds the submissions, one .ipynb each")
     parser.add_argument("--output", type=Path, help="default: FOLDER/ASSIGNMENT.csv")
     parser.add_argument(
@@ -171,7 +254,13 @@ def main(arguments=None):
     )
     parser.add_argument("--column", help="the assignment's column in it")
     options = parser.parse_args(arguments)
-    output = options.output or options.folder / f"{options.assignment}.csv"
+    if options.assignment not in assignments.masters():
+        raise ValueError(f"ASSIGNMENT must be one of {known}, got {options.assignment!r}")
+    if options.canvas:
+        read_gradebook(options.canvas, options.column)
+    output = options.output or options.folder / options.assignment
+    if output.suffix != ".csv":
+        output = output.with_name(f"{output.name}.csv")
     autograder = options.assignments / options.assignment / "autograder.zip"
     rows = grade(autograder, options.folder, output)
     print(f"{len(rows)} submissions: {output}")
@@ -184,5 +273,7 @@ def main(arguments=None):
 if __name__ == "__main__":
     try:
         main()
+    except KeyboardInterrupt:
+        sys.exit("\ngrade: stopped; the CSV holds what was graded until then")
     except (ValueError, OSError) as error:
-        sys.exit(f"grade: {error}")
+        sys.exit(f"grade: {plain(str(error))}")

@@ -83,7 +83,7 @@ def write(notebook, path):
 def write_text(path, text):
     """Write `text` to `path`, whole or not at all: an interruption leaves the old file."""
     path = Path(path)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".new.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
             file.write(text)

@@ -1,4 +1,4 @@
-"""The autograders, as otter runs them: ten submissions of the first assignment become a CSV."""
+"""The autograders, as otter runs them: a folder of submissions of the first assignment becomes a CSV."""
 
 import csv
 import json
@@ -51,10 +51,32 @@ SUBMISSIONS = {
         "class DenseBlock(nn.Module):",
         "from densenet_tutorial import DenseBlock\nclass Mine(nn.Module):",
     ),
+    # The process that grades is the parent of the server that is the parent of this.
+    "kills what grades it.ipynb": first_line(
+        "import os, pathlib; os.kill(int(pathlib.Path(f'/proc/{os.getppid()}/stat').read_text().rsplit(')')[1].split()[1]), 9)"
+    ),
+    "speaks no UTF-8.ipynb": first_line("raise ValueError('\\ud83d')"),
+    "a student's folder/no metadata.ipynb": json.dumps(
+        {
+            "nbformat": 4,
+            "nbformat_minor": 5,
+            "cells": [{"cell_type": "code", "source": cell} for cell in solution("layers")],
+        }
+    ),
     "damaged.ipynb": "{",
+    "nested.ipynb": "[" * 10**5,
+    "essay.pdf": "%PDF",
+}
+UNGRADED = {
+    "damaged.ipynb": "not a notebook",
+    "nested.ipynb": "not a notebook",
+    "essay.pdf": "does not end in .ipynb",
+    "kills what grades it.ipynb": "ended the process that grades",
 }
 LOST = {  # the questions that each loses, if it does not lose all of one or another
     "solution.ipynb": set(),
+    "a student's folder/no metadata.ipynb": set(),
+    "speaks no UTF-8.ipynb": {"dense_layer"},
     "blank.ipynb": set(FULL),
     "loops for ever.ipynb": {"dense_layer"},
     "exits.ipynb": {"dense_layer"},
@@ -71,6 +93,7 @@ def graded(made, tmp_path_factory):
     """The folder of the submissions, after `make grade`."""
     folder = tmp_path_factory.mktemp("submissions")
     for name, content in SUBMISSIONS.items():
+        (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(content, encoding="utf-8")
     grade.main(["layers", str(folder), "--assignments", str(made)])
     return folder
@@ -86,9 +109,10 @@ def test_every_submission_has_a_row(rows):
     assert sorted(rows) == sorted(SUBMISSIONS)
 
 
-def test_a_damaged_file_does_not_stop_the_others(rows):
-    assert "not a notebook" in rows["damaged.ipynb"]["problem"]
-    assert rows["damaged.ipynb"]["points"] == ""
+@pytest.mark.parametrize("name", UNGRADED)
+def test_what_cannot_be_graded_has_a_row_and_does_not_stop_the_others(rows, name):
+    assert UNGRADED[name] in rows[name]["problem"]
+    assert rows[name]["points"] == ""
 
 
 @pytest.mark.parametrize("name", LOST)

@@ -263,7 +263,8 @@ def test_points_reach_the_right_student_in_a_gradebook(tmp_path):
     )
     rows = [
         {"submission": "doeada_12_900_layers.ipynb", "points": "31"},
-        {"submission": "roebo_LATE_345_901_layers-1.ipynb", "points": "0"},
+        {"submission": "roebo_LATE_345_1001_layers-1.ipynb", "points": "0"},
+        {"submission": "roebo_345_999_layers.ipynb", "points": "7"},
         {"submission": "poecy_6_902_layers.ipynb", "problem": "not a notebook"},
         {"submission": "a stray file.ipynb", "points": "9"},
     ]
@@ -272,6 +273,57 @@ def test_points_reach_the_right_student_in_a_gradebook(tmp_path):
     assert filled[1]["Student"] == "Doe, Ada"
     with pytest.raises(ValueError, match="no column 'Second'"):
         grade.fill_gradebook(gradebook, "Second", rows)
+
+
+def test_everything_that_was_handed_in_is_found(tmp_path):
+    given = ["b.ipynb", "Ada/a.IPYNB", "Ada/photo.jpg", "notes.ipynb.txt"]
+    others = [".hidden.ipynb", "__MACOSX/._b.ipynb", "out.csv", "out/b.txt", "grades.csv"]
+    for name in given + others:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("{")
+    found = grade.submissions_in(tmp_path, [tmp_path / "out.csv", tmp_path / "out"])
+    assert sorted(str(path.relative_to(tmp_path)) for path in found) == sorted(given)
+    with pytest.raises(ValueError, match="nowhere is no folder"):
+        grade.submissions_in(tmp_path / "nowhere", [])
+
+
+@pytest.mark.parametrize("version", [3, 4])
+def test_the_code_of_a_submission_is_read_from_any_format(tmp_path, version):
+    notebook = nbformat.versions[version].new_notebook()
+    cell = nbformat.versions[version].new_code_cell("x = 1  # is it?")
+    if version == 3:
+        notebook.worksheets = [nbformat.v3.new_worksheet(cells=[cell])]
+    else:
+        notebook.cells = [cell]
+    path = tmp_path / "a.ipynb"
+    path.write_text(json.dumps(notebook), encoding="utf-8-sig")
+    assert [cell.source for cell in grade.code_of(path).cells] == ["x = 1  # is it?"]
+
+
+def test_a_table_holds_no_formulas():
+    text = grade.table(["submission", "points"], [{"submission": "=1+1.ipynb", "points": "-1"}])
+    assert text == "submission,points\n'=1+1.ipynb,-1\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["layer", "."], "one of layers, memory, network, pretrained, got 'layer'"),
+        (["layers", ".", "--canvas", "{gradebook}"], "no column None; its columns: Student, ID"),
+    ],
+)
+def test_what_is_missing_is_said_before_anything_is_graded(tmp_path, arguments, message):
+    gradebook = tmp_path / "gradebook.csv"
+    gradebook.write_text("Student,ID\n")
+    with pytest.raises(ValueError, match=message):
+        grade.main([argument.format(gradebook=gradebook) for argument in arguments])
+
+
+def test_an_archive_that_is_no_autograder_is_named(tmp_path):
+    make_notebook(tmp_path / "one.ipynb", "1")
+    (tmp_path / "autograder.zip").write_bytes(b"PK")
+    with pytest.raises(ValueError, match="none of our autograders"):
+        grade.grade(tmp_path / "autograder.zip", tmp_path, tmp_path / "out.csv")
 
 
 def test_grading_needs_submissions_and_an_autograder(tmp_path):
