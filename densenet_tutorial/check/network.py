@@ -33,9 +33,12 @@ _GIVEN = {
 }
 
 
+_ARGUMENTS = ("growth_rate", "block_config", "num_init_features", "bn_size", "num_classes")
+
+
 @dataclass(frozen=True)
 class Config:
-    """Arguments of the student's DenseNet. It shows itself as the call that is tried with them."""
+    """Arguments of a DenseNet. It shows itself as the call that is tried with them."""
 
     growth_rate: int
     block_config: tuple[int, ...]
@@ -43,14 +46,13 @@ class Config:
     bn_size: int
     num_classes: int
 
-    call = "DenseNet({})"
+    call = "{}"
 
     def __str__(self) -> str:
         return self.call.format(", ".join(map(str, self.arguments())))
 
     def arguments(self) -> tuple[Any, ...]:
-        names = ("growth_rate", "block_config", "num_init_features", "bn_size", "num_classes")
-        return tuple(getattr(self, name) for name in names)
+        return tuple(getattr(self, name) for name in _ARGUMENTS)
 
     def reference(self) -> network.DenseNet:
         growth_rate, block_config, num_init_features, bn_size, num_classes = self.arguments()
@@ -83,7 +85,8 @@ class Built(Config):
     size: int = 64
 
     def __str__(self) -> str:
-        return f"{super().__str__()}, images of {self.size} by {self.size} pixels"
+        named = map("{}={}".format, _ARGUMENTS, self.arguments())
+        return f"DenseNet({', '.join(named)}), images of {self.size} by {self.size} pixels"
 
     def answer(self, DenseNet: Any) -> nn.Module:
         return module(DenseNet(*self.arguments()), "DenseNet")
