@@ -149,7 +149,7 @@ def same_parameters(got: nn.Module, expected: nn.Module, hints: dict[str, str]) 
     hint = next(fits, "")
     if wrong and sorted(ours.values()) == sorted(theirs.values()):
         hint = "The shapes are right, the names are others: use those that the question gives."
-    elif not wrong and len(list(got.parameters())) == len(list(expected.parameters())):
+    elif len(list(got.parameters())) < len(list(got.named_parameters(remove_duplicate=False))):
         hint = "The same weights have two names: is a module stored twice?"
     elif _in_plain_container(got):
         hint = not_registered(got)
@@ -173,9 +173,12 @@ def not_registered(module: nn.Module) -> str:
 
 
 def _in_plain_container(module: nn.Module) -> bool:
-    attributes = [value for name, value in vars(module).items() if name != "_modules"]
-    held = [v.values() if isinstance(v, dict) else v for v in attributes]
-    return any(isinstance(part, nn.Module) for v in held if isinstance(v, Iterable) for part in v)
+    """Whether a list, tuple or dictionary among its attributes holds modules."""
+    held = [value for name, value in vars(module).items() if name != "_modules"]
+    parts = [
+        v.values() if isinstance(v, dict) else v for v in held if isinstance(v, (list, tuple, dict))
+    ]
+    return any(isinstance(part, nn.Module) for several in parts for part in several)
 
 
 def with_weights(got: nn.Module, expected: nn.Module, hints: dict[str, str]) -> nn.Module:
