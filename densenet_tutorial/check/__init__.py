@@ -20,6 +20,7 @@ from densenet_tutorial.check.network import (
     count_parameters,
     dense_net,
     match_summary,
+    summary_of,
     train,
 )
 from densenet_tutorial.check.pretrained import adapt_head, convert_keys, fine_tune, load_safely
@@ -48,6 +49,7 @@ __all__ = [
     "load_safely",
     "match_summary",
     "saved_bytes",
+    "summary_of",
     "train",
     "transition",
 ]

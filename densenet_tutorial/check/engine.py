@@ -227,6 +227,7 @@ _PLAIN = {
     "positional argument": "Take the arguments that the question names, in its order.",
     "unexpected keyword argument": "Is the argument spelled as in the question, or in PyTorch's documentation?",
     "must be tuple of Tensors, not Tensor": "torch.cat joins a list or a tuple of tensors: [a, b].",
+    "'list' object has no attribute": "A list does not have that. Should it be one tensor by then?",
     "inplace operation": "An operation in place (x += …, x.relu_()) overwrites what the backward pass needs.",
 }
 
