@@ -72,9 +72,11 @@ test: $(READY) ## Run the unit tests, every chapter, the build, and the site's t
 	$(MAKE) book
 	$(PYTEST) tests/site
 
-# In one process: grading itself uses every core.
-test-assignments: $(GRADING) ## Make all assignments, grade ten submissions, and run the students' notebooks
-	OMP_NUM_THREADS=1 $(PY) -m pytest -q -rs --durations=5 tests/assignments
+# The rest in one process: grading a folder itself uses every core.
+test-assignments: $(GRADING) ## Make all assignments, grade wrong answers and a folder, run the students' notebooks
+	$(PYTEST) tests/assignments/test_wrong_answers.py
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -rs --durations=5 tests/assignments \
+		--ignore=tests/assignments/test_wrong_answers.py
 
 # A GPU rounds differently, so what is printed is not compared; every cell's own assertions are.
 test-gpu: $(READY) ## Run every chapter on the GPU; without one, this fails

@@ -36,6 +36,14 @@ class Block:
         return self.num_input_features + self.num_layers * self.growth_rate
 
 
+def _layer_inputs(num_input_features: int, growth_rate: int, num_layers: int) -> list[int]:
+    return [num_input_features + i * growth_rate for i in range(num_layers)]
+
+
+def _block_output(num_input_features: int, growth_rate: int, num_layers: int) -> int:
+    return num_input_features + num_layers * growth_rate
+
+
 def _draw_block(generator: random.Random) -> Block:
     block = Block(
         generator.randrange(3, 60),
@@ -456,7 +464,11 @@ dense_block = Question(
     lambda g: DenseBlockInput(
         g.randrange(3, 7), g.randrange(2, 20), g.randrange(2, 4), g.randrange(2, 8)
     ),
-    given={"DenseLayer": layers.DenseLayer},
+    given={
+        "DenseLayer": layers.DenseLayer,
+        "layer_inputs": _layer_inputs,
+        "block_output": _block_output,
+    },
 )
 
 _COUNT = (

@@ -4,7 +4,7 @@ import json
 import re
 from pathlib import Path
 
-MASTERS = Path(__file__).resolve().parents[1] / "book" / "assignments"
+MASTERS = Path(__file__).resolve().parents[2] / "book" / "assignments"
 SECRET = "a secret of the tests"
 ASSIGNMENTS = ("layers", "network", "memory", "pretrained")
 _SOLUTION = re.compile(
