@@ -254,7 +254,6 @@ def checkpointed(
 
     Source: Pleiss et al. 2017, https://arxiv.org/abs/1707.06990, section 3.
     """
-    # One positional argument per tensor: a list passed as a single argument would be opaque to autograd.
     return checkpoint(
         function,
         *inputs,
