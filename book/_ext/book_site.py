@@ -1,7 +1,15 @@
-"""What the site needs beyond its theme: no script that is not used, and pages that an accessibility checker accepts."""
+"""What the site needs beyond its theme: no script that is not used, pages that an accessibility checker accepts, and
+all figures in one archive."""
 
 import re
+import shutil
+import sys
+import tempfile
 from pathlib import Path
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "_tools"))
+import figures
+import notebooks
 
 # Each of these is markup of the theme or of an extension that axe-core objects to. `tests/site` runs axe-core on every
 # page, so a replacement that no longer matches after an upgrade, and is still needed, is noticed there.
@@ -44,8 +52,19 @@ def repair_pages(app, exception):
             page.write_text(text, encoding="utf-8")
 
 
+def add_figures(app, exception):
+    """Write `figures.zip`, for slides, beside the pages; the instructors' page has a link to it."""
+    if exception or app.builder.format != "html":
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        figures.write(Path(scratch, "figures"), notebooks.chapters(app.srcdir))
+        archive = shutil.make_archive(f"{scratch}/archive", "zip", scratch, "figures")
+        shutil.copy(archive, Path(app.outdir, "figures.zip"))
+
+
 def setup(app):
     # After the extensions that add scripts on the same event.
     app.connect("html-page-context", drop_unused_scripts, priority=900)
     app.connect("build-finished", repair_pages)
+    app.connect("build-finished", add_figures)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,7 +1,9 @@
 """The pages of the built site, read without a browser."""
 
 import re
+import zipfile
 from html.parser import HTMLParser
+from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 VOID = {"script": "src", "img": "src", "iframe": "src", "source": "src", "link": "href"}
@@ -74,3 +76,13 @@ def test_figures_have_a_sentence_as_alt_text(site, page):
 def test_the_licences_are_on_the_site(site, page):
     text = (site / page).read_text(encoding="utf-8")
     assert "MIT licence" in text and "CC BY 4.0" in text
+
+
+def test_all_figures_can_be_downloaded_at_once(site):
+    page = site / "book" / "appendix" / "instructors.html"
+    (link,) = re.findall(r'href="([^"]*figures\.zip)"', page.read_text(encoding="utf-8"))
+    with zipfile.ZipFile(page.parent / link) as archive:
+        pictures = [name for name in archive.namelist() if name.endswith(".png")]
+        listed = archive.read("figures/figures.md").decode()
+    assert len(pictures) > 10
+    assert all(Path(name).name in listed for name in pictures)
