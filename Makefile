@@ -46,18 +46,21 @@ execute: $(READY) ## Run the chapters again and store what they print (CHAPTERS=
 sync: $(READY) ## Rewrite the listings in the chapters from the package
 	$(PY) book/_tools/sync.py
 
+# What was given on the command line as it is, whatever signs it holds.
+quoted = '$(subst ','\'',$(value $(1)))'
+
 # The same pins again, so that the extra changes none of them.
 $(GRADING): $(READY)
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt -e ".[grading]"
 	touch $@
 
 assignments: $(GRADING) ## Make students' versions, solutions and autograders: make assignments SECRET=…
-	$(PY) book/_tools/assignments.py $(if $(SECRET),--secret "$(SECRET)") $(ASSIGNMENT)
+	$(PY) book/_tools/assignments.py $(if $(value SECRET),--secret $(call quoted,SECRET)) $(ASSIGNMENT)
 
 grade: $(GRADING) ## Grade a folder of notebooks into a CSV: make grade ASSIGNMENT=layers SUBMISSIONS=FOLDER
-	@test -n "$(ASSIGNMENT)" -a -n "$(SUBMISSIONS)" || { \
+	@test -n $(call quoted,ASSIGNMENT) -a -n $(call quoted,SUBMISSIONS) || { \
 		echo "Say which: make grade ASSIGNMENT=layers SUBMISSIONS=FOLDER" >&2; exit 1; }
-	$(PY) book/_tools/grade.py "$(ASSIGNMENT)" "$(SUBMISSIONS)"
+	$(PY) book/_tools/grade.py $(call quoted,ASSIGNMENT) $(call quoted,SUBMISSIONS)
 
 figures: $(READY) ## Write every figure of the book into _build/figures, for slides
 	$(PY) book/_tools/figures.py
