@@ -53,9 +53,10 @@ def code_of(path):
         raise ValueError("not a notebook: its name does not end in .ipynb")
     try:
         raw = json.loads(path.read_text(encoding="utf-8-sig"))
-        raw.setdefault("metadata", {})
-        cells = nbformat.reads(json.dumps(raw), as_version=4).cells
-        sources = [str.strip(cell.source) for cell in cells if cell.cell_type == "code"]
+        if raw.get("nbformat", 4) < 4:
+            raw = nbformat.reads(json.dumps(raw), as_version=4)
+        cells = [cell for cell in raw["cells"] if cell["cell_type"] == "code"]
+        sources = ["".join(cell["source"]).strip() for cell in cells]
     except Exception as error:  # whatever such a file may hold
         raise ValueError(f"not a notebook: {type(error).__name__}: {error}"[:300]) from error
     return nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(s) for s in sources])

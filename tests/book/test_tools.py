@@ -300,6 +300,15 @@ def test_the_code_of_a_submission_is_read_from_any_format(tmp_path, version):
     assert [cell.source for cell in grade.code_of(path).cells] == ["x = 1  # is it?"]
 
 
+def test_a_notebook_without_all_that_its_format_asks_for_is_read(tmp_path):
+    path = tmp_path / "a.ipynb"
+    path.write_text(json.dumps({"cells": [{"cell_type": "code", "source": ["x = 1\n", "y"]}]}))
+    assert [cell.source for cell in grade.code_of(path).cells] == ["x = 1\ny"]
+    path.write_text(json.dumps({"cells": [{"cell_type": "code", "source": 5}]}))
+    with pytest.raises(ValueError, match="not a notebook"):
+        grade.code_of(path)
+
+
 def test_a_table_holds_no_formulas():
     text = grade.table(["submission", "points"], [{"submission": "=1+1.ipynb", "points": "-1"}])
     assert text == "submission,points\n'=1+1.ipynb,-1\n"
