@@ -29,6 +29,7 @@ import nbformat
 import notebooks
 
 ASSIGNMENTS = assignments.OUTPUT
+_CANVAS = re.compile(r".+?(?:_LATE)?_(\d+)_(\d+)_")
 
 
 def submissions_in(folder, besides):
@@ -210,17 +211,27 @@ def fill_gradebook(gradebook, column, rows):
     columns, students = read_gradebook(gradebook, column)
     latest = {}
     for row in rows:
-        found = re.match(r"[^_]+(?:_LATE)?_(\d+)_(\d+)_", row["submission"].rsplit("/", 1)[-1])
+        found = _CANVAS.match(_name(row))
         if found and "points" in row:
             student, number = found.group(1), int(found.group(2))
             if student in latest:
                 print(f"student {student} has several submissions: the latest counts")
             latest[student] = max(latest.get(student, (0, "")), (number, row["points"]))
-    for student in students:
-        identity = (student["ID"] or "").strip()
-        if identity in latest:
-            student[column] = latest[identity][1]
+    known = {(student["ID"] or "").strip(): student for student in students}
+    for identity, (_, points) in latest.items():
+        if identity not in known:
+            print(f"student {identity} is not in the gradebook")
+        elif known[identity][column] == "EX":
+            print(f"student {identity} is excused, and stays so")
+        else:
+            known[identity][column] = points
+    if unmatched := [row["submission"] for row in rows if not _CANVAS.match(_name(row))]:
+        print(f"no name of Canvas's: {', '.join(unmatched)}")
     return table(columns, students)
+
+
+def _name(row):
+    return row["submission"].rsplit("/", 1)[-1]
 
 
 def table(columns, rows):

@@ -90,6 +90,8 @@ class _Server:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
+                # Threads that wait for each other on a busy machine would use up an answer's seconds.
+                env=os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
                 start_new_session=True,  # an interruption is for the kernel
             )
             self._line(START)  # it is there

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import re
+from pathlib import Path
 
 import assignments
 import grade
@@ -9,6 +11,7 @@ import nbformat
 import pytest
 from masters import ASSIGNMENTS, SECRET, blank, points, solution
 
+ROOT = Path(__file__).resolve().parents[2]
 SEED = assignments.seed_of(SECRET, "layers")
 FULL = {name: sum(worth) for name, worth in points("layers").items()}
 FORWARD = "    def forward(self, inputs):\n"
@@ -174,3 +177,13 @@ def test_students_get_no_solution_no_hidden_test_and_no_seed(made, name):
         assert hidden not in text
     solved = json.loads((made / name / "solution" / f"{name}.ipynb").read_text(encoding="utf-8"))
     assert any("Rubric" in "".join(cell["source"]) for cell in solved["cells"])
+
+
+@pytest.mark.parametrize("name", ASSIGNMENTS)
+def test_points_agree_in_the_tables_and_with_the_tests(name):
+    worth = [sum(numbers) for numbers in points(name).values()]
+    text = (ROOT / "book" / "assignments" / f"{name}.ipynb").read_text(encoding="utf-8")
+    table = [int(number) for number in re.findall(r"\| \d · .*?\| (\d+) \|", text)]
+    assert table == [*worth, 6]
+    guide = (ROOT / "book" / "appendix" / "instructors.md").read_text(encoding="utf-8")
+    assert re.search(rf"\| `{name}` \|.*\| {sum(worth)} \+ 6 \|", guide)

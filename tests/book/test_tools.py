@@ -258,7 +258,7 @@ def test_points_reach_the_right_student_in_a_gradebook(tmp_path):
     gradebook.write_text(
         "Student,ID,Section,First (7)\n"
         "    Points Possible,,,34\n"
-        '"Doe, Ada",12,A,\n"Roe, Bo",345,A,3\n"Poe, Cy",6,A,5\n',
+        '"Doe, Ada",12,A,\n"Roe, Bo",345,A,3\n"Poe, Cy",6,A,5\n"Loe, Di",8,A,EX\n',
         encoding="utf-8",
     )
     rows = [
@@ -266,10 +266,11 @@ def test_points_reach_the_right_student_in_a_gradebook(tmp_path):
         {"submission": "roebo_LATE_345_1001_layers-1.ipynb", "points": "0"},
         {"submission": "roebo_345_999_layers.ipynb", "points": "7"},
         {"submission": "poecy_6_902_layers.ipynb", "problem": "not a notebook"},
+        {"submission": "Ada/loe_di_8_903_layers.ipynb", "points": "9"},
         {"submission": "a stray file.ipynb", "points": "9"},
     ]
     filled = list(csv.DictReader(grade.fill_gradebook(gradebook, "First (7)", rows).splitlines()))
-    assert [student["First (7)"] for student in filled] == ["34", "31", "0", "5"]
+    assert [student["First (7)"] for student in filled] == ["34", "31", "0", "5", "EX"]
     assert filled[1]["Student"] == "Doe, Ada"
     with pytest.raises(ValueError, match="no column 'Second'"):
         grade.fill_gradebook(gradebook, "Second", rows)
