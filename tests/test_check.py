@@ -257,7 +257,15 @@ def test_the_self_check_says_what_the_grader_will_refuse():
     def double(x):
         return len(check.ASSIGNMENTS) and layers and 2 * x
 
+    def inside(x):
+        return [layers for _ in (1,)] and 2 * x
+
+    def attribute(x):
+        return 2 * x if not hasattr(x, "layers") else x.layers
+
     assert question()(double).borrowed == ("densenet_tutorial.layers",)
+    assert question()(inside).borrowed == ("densenet_tutorial.layers",)
+    assert question()(attribute).borrowed == ()
     made = question()
     made.given = {"layers": layers}
     assert made(double).borrowed == ()

@@ -3,6 +3,7 @@
 A notebook may import what it is given, and what is no solution to anything.
 """
 
+import dis
 import types
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -30,8 +31,19 @@ def borrowed_by(answer: Any, given: Mapping[str, Any]) -> Iterator[str]:
             return
     for function in [answer, *vars(answer).values()] if isinstance(answer, type) else [answer]:
         if isinstance(function, types.FunctionType):
-            known, names = function.__globals__, function.__code__.co_names
-            yield from (_full_name(known[n]) for n in names if n in known and borrowed(known[n]))
+            known = function.__globals__
+            names = (n for n in _globals_of(function.__code__) if n in known)
+            yield from (_full_name(known[n]) for n in names if borrowed(known[n]))
+
+
+def _globals_of(code: types.CodeType) -> Iterator[str]:
+    """The global names that `code` reads, and the functions inside of it; attributes of the same names are others."""
+    for instruction in dis.get_instructions(code):
+        if instruction.opname == "LOAD_GLOBAL":
+            yield instruction.argval
+    for inner in code.co_consts:
+        if isinstance(inner, types.CodeType):
+            yield from _globals_of(inner)
 
 
 def _full_name(thing: Any) -> str:
