@@ -1,5 +1,8 @@
 """DenseNet, step by step: the finished version of every piece that the book builds."""
 
+import importlib
+from types import ModuleType
+
 from densenet_tutorial.layers import DenseBlock, DenseLayer, Transition
 from densenet_tutorial.network import (
     DenseNet,
@@ -35,3 +38,26 @@ __all__ = [
     "densenet_bc_190_40",
     "densenet_bc_250_24",
 ]
+
+#: The rooms of the package that are imported on first use: ``densenet_tutorial.training``, …
+_ROOMS = (
+    "check",
+    "data",
+    "experiments",
+    "figures",
+    "insight",
+    "memory",
+    "training",
+    "utils",
+    "weights",
+)
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name in _ROOMS:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_ROOMS})

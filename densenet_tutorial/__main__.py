@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from densenet_tutorial import distributed, environment, memory, network
+from densenet_tutorial import memory, network
+from densenet_tutorial.training import distributed
+from densenet_tutorial.utils import environment
 
 _MODEL_OPTIONS = ("growth_rate", "block_config", "bn_size", "drop_rate", "memory_efficient")
 
@@ -29,8 +31,8 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _add_train(commands: Any) -> None:
-    from densenet_tutorial.augmentation import AUGMENTATIONS
     from densenet_tutorial.training import AMP, SCHEDULES, Recipe
+    from densenet_tutorial.training.augmentation import AUGMENTATIONS
 
     train = commands.add_parser(
         "train",
@@ -90,15 +92,15 @@ def _add_train(commands: Any) -> None:
 def _train(options: argparse.Namespace) -> None:
     import torch
 
-    from densenet_tutorial import data, runs
-    from densenet_tutorial.training import Recipe, fit
+    from densenet_tutorial import data
+    from densenet_tutorial.training import Recipe, fit, run_folder
 
     given = vars(options)
     with distributed.processes():
         try:
             saved = {}
-            if options.resume and runs.holds_run(options.output):
-                saved = runs.read_config(options.output)
+            if options.resume and run_folder.holds_run(options.output):
+                saved = run_folder.read_config(options.output)
             fields = {field.name for field in dataclasses.fields(Recipe)}
             chosen = {name: given[name] for name in fields & given.keys()}
             recipe = Recipe(**saved.get("recipe", {}) | chosen)
@@ -160,10 +162,10 @@ def _add_weights(command: argparse.ArgumentParser) -> None:
 
 def _trained(options: argparse.Namespace, name: str | None = None) -> network.DenseNet:
     """The model that the command's weights hold, ready to predict; `name` is for weights that do not say of which."""
-    from densenet_tutorial import pretrained
+    from densenet_tutorial import weights
 
     if name is None:
-        config = pretrained.read(options.weights).config
+        config = weights.read(options.weights).config
         if not (config and config["model"]):
             raise ValueError(f"weights {options.weights!r} do not say of which model they are")
         name = config["model"]["name"]
@@ -172,10 +174,10 @@ def _trained(options: argparse.Namespace, name: str | None = None) -> network.De
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from densenet_tutorial import data, pretrained, training
+    from densenet_tutorial import data, training, weights
 
     model = _trained(options)
-    trained_on = pretrained.trained_on(options.weights)
+    trained_on = weights.trained_on(options.weights)
     dataset = data.load_dataset(options.dataset or trained_on["name"])
     if list(dataset.classes) != trained_on["classes"]:
         raise ValueError(
@@ -218,12 +220,13 @@ def _predict(options: argparse.Namespace) -> None:
     from PIL import ImageOps
     from torchvision.transforms.functional import pil_to_tensor
 
-    from densenet_tutorial import arguments, data, files, plotting, pretrained
+    from densenet_tutorial import data, figures, weights
+    from densenet_tutorial.utils import arguments, files
 
     arguments.positive_int("top", options.top)
     model = _trained(options, options.model)
-    prepare = pretrained.transforms(options.weights)
-    classes, titles = pretrained.categories(options.weights), []
+    prepare = weights.transforms(options.weights)
+    classes, titles = weights.categories(options.weights), []
     pictures = [data.read_image(path) for path in options.images]
     if options.invert:
         pictures = [ImageOps.invert(picture) for picture in pictures]
@@ -237,8 +240,8 @@ def _predict(options: argparse.Namespace) -> None:
         titles.append(names[0])
     if options.output:
         shown = [pil_to_tensor(picture) for picture in pictures]
-        figure = plotting.images(shown, titles, title="Predictions")
-        files.write(options.output, plotting.png(figure))
+        figure = figures.images(shown, titles, title="Predictions")
+        files.write(options.output, figures.png(figure))
 
 
 def _add_summary(commands: Any) -> None:
@@ -283,7 +286,8 @@ def _add_benchmark(commands: Any) -> None:
 
 
 def _benchmark_memory(options: argparse.Namespace) -> None:
-    from densenet_tutorial import arguments, benchmark
+    from densenet_tutorial.experiments import benchmarks
+    from densenet_tutorial.utils import arguments
 
     setting = {
         "model": options.model,
@@ -292,16 +296,16 @@ def _benchmark_memory(options: argparse.Namespace) -> None:
         "repeats": arguments.positive_int("repeats", options.repeats),
         "device": str(environment.device(options.device)),
     }
-    figures = benchmark.compare_memory(
+    measured = benchmarks.compare_memory(
         setting["model"], **{name: value for name, value in setting.items() if name != "model"}
     )
-    rows = benchmark.memory_rows(figures, options.batch_size)
-    print(benchmark.as_text(rows))
+    rows = benchmarks.memory_rows(measured, options.batch_size)
+    print(benchmarks.as_text(rows))
     if options.output:
         command = "python -m densenet_tutorial benchmark memory " + " ".join(
             f"--{name.replace('_', '-')} {value}" for name, value in setting.items()
         )
-        benchmark.write_results(options.output, command, setting, figures, rows)
+        benchmarks.write_results(options.output, command, setting, measured, rows)
 
 
 def _add_env(commands: Any) -> None:

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from densenet_tutorial import arguments
 from densenet_tutorial.layers import DenseBlock
 from densenet_tutorial.network import DenseNet
+from densenet_tutorial.utils import arguments
 
 
 @dataclass(frozen=True)

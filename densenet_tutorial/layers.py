@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from densenet_tutorial import arguments, memory
+from densenet_tutorial import memory
+from densenet_tutorial.utils import arguments
 
 
 class DenseLayer(nn.Module):

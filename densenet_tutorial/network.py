@@ -13,9 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from densenet_tutorial import arguments, memory, pretrained
+from densenet_tutorial import memory
 from densenet_tutorial.layers import DenseBlock, Transition
-from densenet_tutorial.state_dicts import Architecture, checked_head
+from densenet_tutorial.utils import arguments
+from densenet_tutorial.weights import adapt as adapt_weights
+from densenet_tutorial.weights import read as read_weights
+from densenet_tutorial.weights.layouts import Architecture, checked_head
 
 _log = logging.getLogger(__name__)
 
@@ -236,7 +239,7 @@ def densenet(
 
     Args:
         name: a key of :data:`CONFIGS`, such as ``"densenet121"`` or ``"densenet_bc_100_12"``.
-        weights: ``None``, for fresh random weights; or what :func:`pretrained.read` reads: ``"imagenet"``, the name of
+        weights: ``None``, for fresh random weights; or what :func:`weights.read` reads: ``"imagenet"``, the name of
             weights that come with this package (``"fashion-mnist-small"``), a path, or an address. What a checkpoint
             of ours says of its model then takes the place of the named model's; classes and channels are the weights'.
         num_classes: ``None`` keeps the weights' own, or else the model's: 1000 with the ImageNet stem, 10 with the
@@ -246,17 +249,17 @@ def densenet(
             `num_classes` rows; a sequence such as ``[281, 282, 285]`` keeps these rows, in this order.
         overrides: any other argument of :class:`DenseNet`, in place of the named model's. With `in_channels` other than
             the weights', their first convolution is adapted: from 3 to 1 its kernels are summed, from 1 to 3 shared
-            out, so that a grey picture, normalised, gives the same as before (:func:`state_dicts.adapt_state_dict`).
+            out, so that a grey picture, normalised, gives the same as before (:func:`layouts.adapt_state_dict`).
 
     What was converted or adapted is logged, by the logger ``densenet_tutorial.network`` at level INFO.
 
     Raises:
         ValueError: an unknown name, or an argument out of its range.
-        pretrained.WeightsError: (a ValueError) there are no such weights, or they do not fit the model.
+        WeightsError: (a ValueError) there are no such weights, or they do not fit the model.
     """
     config = dict(CONFIGS[arguments.one_of("name", name, CONFIGS)])
     head = checked_head(head)
-    loaded = None if weights is None else pretrained.read(weights, name)
+    loaded = None if weights is None else read_weights(weights, name)
     if loaded:
         config |= loaded.model_options(name)
         if num_classes is None and isinstance(head, tuple):
@@ -268,7 +271,7 @@ def densenet(
         config["num_classes"] = num_classes
     model = DenseNet(**config)
     if loaded:
-        state_dict, notes = pretrained.adapt(loaded, model.state_dict(), head, _ARCHITECTURES)
+        state_dict, notes = adapt_weights(loaded, model.state_dict(), head, _ARCHITECTURES)
         model.load_state_dict(state_dict)
         for note in [*loaded.notes, *notes]:
             _log.info("%s: %s", loaded.file.name, note)

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from densenet_tutorial import augmentation
-from densenet_tutorial.augmentation import AUGMENTATIONS, augment
+from densenet_tutorial.training import augmentation
+from densenet_tutorial.training.augmentation import AUGMENTATIONS, augment
 
 
 def numbered(count=64, side=28, channels=1):

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from densenet_tutorial import DenseNet, baselines
+from densenet_tutorial import DenseNet
+from densenet_tutorial.experiments import baselines
 from densenet_tutorial.layers import DenseLayer
 
 

@@ -234,8 +234,8 @@ def test_a_cell_that_is_no_python_costs_what_stands_in_it():
         "from torchvision.models.densenet import _DenseLayer as double",
         "from torchvision.models import DenseNet as double",
         "def double(x):\n    import densenet_tutorial.memory",
-        "from densenet_tutorial import check\ndouble = check.layers.layers.DenseLayer",
-        "from densenet_tutorial import check\nclass double(check.layers.layers.DenseLayer): pass",
+        "from densenet_tutorial import check\ndouble = check.questions.building_layers.layers.DenseLayer",
+        "from densenet_tutorial import check\nclass double(check.questions.building_layers.layers.DenseLayer): pass",
         "from densenet_tutorial import memory\ndef double(x):\n    return memory.saved_activation_bytes(x)",
     ],
 )
@@ -308,7 +308,7 @@ def test_right_answers_pass_in_a_process_of_their_own():
         ("import builtins; builtins.list = tuple", "it changes builtins.list"),
         ("import densenet_tutorial.check.engine as e; e.Wrong = max", "uses densenet_tutorial"),
         (
-            "import sys; sys.modules['densenet_tutorial.check.layers']._number.__code__ = (lambda *a: 0).__code__",
+            "import sys; sys.modules['densenet_tutorial.check.questions.building_layers']._number.__code__ = (lambda *a: 0).__code__",
             "_number",
         ),
         ("import os; os.kill(os.getppid(), 19)", "took the grading process down"),

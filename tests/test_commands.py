@@ -7,8 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from densenet_tutorial import checkpoints, data, training
+from densenet_tutorial import data, training
 from densenet_tutorial.__main__ import main
+from densenet_tutorial.training import run_folder
 
 TRAIN = [
     *("train", "--device", "cpu", "--quiet", "--model", "densenet_bc", "--blocks", "1,1,1"),
@@ -40,7 +41,7 @@ def test_train_says_how_it_ended(tmp_path, capsys):
 
 
 def test_train_keeps_what_it_was_told(run):
-    config = checkpoints.read(run / "last.pt")["config"]
+    config = run_folder.read_checkpoint(run / "last.pt")["config"]
     assert config["model"] == {
         "name": "densenet_bc",
         "num_classes": 10,
@@ -93,7 +94,7 @@ def test_an_output_that_is_a_file_is_named(tmp_path, capsys):
 
 def test_evaluate_agrees_with_the_log(run, capsys):
     main(["evaluate", str(run / "last.pt"), "--device", "cpu"])
-    row = checkpoints.read(run / "last.pt")["history"][-1]
+    row = run_folder.read_checkpoint(run / "last.pt")["history"][-1]
     assert capsys.readouterr().out == (
         f"fashion-mini: 1000 test images, accuracy {row['test_accuracy']:.2%}, "
         f"loss {row['test_loss']:.4f}\n"
@@ -142,17 +143,18 @@ def test_predict_names_what_is_no_picture(run, tmp_path, capsys):
 
 def test_predict_knows_imagenets_pictures_and_classes(tmp_path, capsys, monkeypatch):
     """With a stand-in for the published file, which cannot be fetched where the tests run."""
-    from densenet_tutorial import densenet121, downloads, pretrained
+    from densenet_tutorial import densenet121, weights
+    from densenet_tutorial.weights import download
 
     standing_in = densenet121()
     torch.nn.init.zeros_(standing_in.classifier.weight)
     standing_in.classifier.bias.data = 20.0 * (torch.arange(1000) == 285)
     torch.save(standing_in.state_dict(), tmp_path / "weights.pth")
     digits = hashlib.sha256((tmp_path / "weights.pth").read_bytes()).hexdigest()[:8]
-    monkeypatch.setitem(pretrained.IMAGENET_FILES, "densenet121", f"densenet121-{digits}.pth")
+    monkeypatch.setitem(weights.IMAGENET_FILES, "densenet121", f"densenet121-{digits}.pth")
     cached = tmp_path / f"densenet121-{digits}.pth"
     (tmp_path / "weights.pth").rename(cached)
-    monkeypatch.setattr(downloads, "cached_path", lambda url: tmp_path / url.rsplit("/", 1)[1])
+    monkeypatch.setattr(download, "cached_path", lambda url: tmp_path / url.rsplit("/", 1)[1])
     picture = str(tmp_path / "cat.png")
     data.photograph("cat").save(picture)
 
@@ -184,7 +186,7 @@ def test_weights_of_a_run_make_the_model_again(run):
     from densenet_tutorial import densenet
 
     model = densenet("densenet_bc", weights=run / "best.pt")
-    state = checkpoints.read(run / "best.pt")["model"]
+    state = run_folder.read_checkpoint(run / "best.pt")["model"]
     assert all(torch.equal(state[key], value) for key, value in model.state_dict().items())
     with pytest.raises(ValueError, match="^name must be 'densenet_bc' for weights .*'densenet121'"):
         densenet("densenet121", weights=run / "best.pt")

@@ -16,9 +16,11 @@ import torch
 import torchvision
 
 from densenet_tutorial import data
+from densenet_tutorial.data import datasets
 
-ASSETS = Path(str(resources.files("densenet_tutorial"))) / "assets"
-HAS_FULL_SET = data.DEBIAN_FASHION_MNIST.is_dir()
+ROOT = Path(__file__).resolve().parents[1]
+BUNDLED = Path(str(resources.files("densenet_tutorial"))) / "data" / "bundled"
+HAS_FULL_SET = datasets.DEBIAN_FASHION_MNIST.is_dir()
 needs_full_set = pytest.mark.skipif(
     not HAS_FULL_SET and "CI" not in os.environ,
     reason="needs the full Fashion-MNIST: install Debian's package dataset-fashion-mnist",
@@ -32,7 +34,7 @@ def offline(monkeypatch, tmp_path):
     def refuse(*args, **kwargs):
         raise urllib.error.URLError("no network in this test")
 
-    monkeypatch.setattr(data, "DEBIAN_FASHION_MNIST", tmp_path / "nowhere")
+    monkeypatch.setattr(datasets, "DEBIAN_FASHION_MNIST", tmp_path / "nowhere")
     monkeypatch.setattr("urllib.request.urlopen", refuse)
 
 
@@ -48,8 +50,8 @@ def test_fashion_mini_is_balanced_and_whole():
 
 
 def test_fashion_mini_fits_in_4_mb_with_its_licence_beside_it():
-    assert (ASSETS / "fashion-mini.npy.bz2").stat().st_size <= 4_000_000
-    assert "MIT License" in (ASSETS / "fashion-mini.LICENSE").read_text()
+    assert (BUNDLED / "fashion-mini.npy.bz2").stat().st_size <= 4_000_000
+    assert "MIT License" in (BUNDLED / "fashion-mini.LICENSE").read_text()
 
 
 def test_normalized_training_images_have_mean_0_and_deviation_1():
@@ -82,12 +84,12 @@ def test_digits_are_what_scikit_learn_ships():
 def test_photographs_are_in_colour_large_enough_and_credited(name):
     picture = data.photograph(name)
     assert picture.mode == "RGB" and min(picture.size) == 300
-    assert f"{name}.jpg" in (ASSETS / "photographs.LICENSE").read_text(encoding="utf-8")
+    assert f"{name}.jpg" in (BUNDLED / "photographs.LICENSE").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", ["FASHION_MINI", "DIGITS"])
 def test_damage_to_what_ships_is_noticed(monkeypatch, name):
-    monkeypatch.setattr(data, f"{name}_SHA256", "0" * 64)
+    monkeypatch.setattr(datasets, f"{name}_SHA256", "0" * 64)
     with pytest.raises(ValueError, match="npy.bz2 in the package is damaged"):
         data.load_dataset(name.lower().replace("_", "-"))
 
@@ -95,9 +97,9 @@ def test_damage_to_what_ships_is_noticed(monkeypatch, name):
 @needs_full_set
 def test_fashion_mini_is_made_again_byte_for_byte(tmp_path):
     output = tmp_path / "again.npy.bz2"
-    script = ASSETS / "make_fashion_mini.py"
+    script = ROOT / "book/_tools/make_fashion_mini.py"
     subprocess.run([sys.executable, script, "--output", output], check=True, capture_output=True)
-    assert output.read_bytes() == (ASSETS / "fashion-mini.npy.bz2").read_bytes()
+    assert output.read_bytes() == (BUNDLED / "fashion-mini.npy.bz2").read_bytes()
 
 
 @needs_full_set
@@ -113,8 +115,8 @@ def test_the_full_fashion_mnist_is_found_in_debians_folder(monkeypatch, tmp_path
 @needs_full_set
 @pytest.mark.parametrize("damage", ["truncated", "changed", "not gzip"])
 def test_a_damaged_file_is_refused_by_name(tmp_path, damage):
-    for file in data.FASHION_MNIST_SHA256:
-        shutil.copy(data.DEBIAN_FASHION_MNIST / file, tmp_path)
+    for file in datasets.FASHION_MNIST_SHA256:
+        shutil.copy(datasets.DEBIAN_FASHION_MNIST / file, tmp_path)
     victim = tmp_path / "t10k-labels-idx1-ubyte.gz"
     if damage == "truncated":
         victim.write_bytes(victim.read_bytes()[:-100])

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from densenet_tutorial import checkpoints, distributed, memory
+from densenet_tutorial import memory
+from densenet_tutorial.training import distributed, run_folder
 
 HERE = Path(__file__).parent
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -115,10 +116,12 @@ def test_when_one_process_is_killed_the_others_end_and_resuming_works(tmp_path):
     assert launched.returncode != 0
     assert "SIGKILL" in errors
     assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
-    assert not checkpoints.read(parts / "last.pt")["history"][2:], "it was over before the kill"
+    assert not run_folder.read_checkpoint(parts / "last.pt")["history"][2:], (
+        "it was over before the kill"
+    )
 
     run([*LAUNCH, "2", "-m", "densenet_tutorial", "train", "--device", "cpu", "--quiet", "--resume", "--output", str(parts)])  # fmt: skip
-    one, other = (checkpoints.read(folder / "last.pt") for folder in (whole, parts))
+    one, other = (run_folder.read_checkpoint(folder / "last.pt") for folder in (whole, parts))
     assert all(torch.equal(one["model"][key], other["model"][key]) for key in one["model"])
     for row in one["history"] + other["history"]:
         del row["seconds"]

@@ -6,8 +6,8 @@ import sys
 import pytest
 import torch
 
-from densenet_tutorial import environment
 from densenet_tutorial.__main__ import main
+from densenet_tutorial.utils import environment
 
 
 def test_the_variable_chooses_the_device(monkeypatch):

@@ -555,11 +555,12 @@ def test_saved_bytes_count_each_storage_once_and_no_parameter():
 
 RESIDENT = """
 import torch
-from densenet_tutorial import benchmark, densenet, memory
+from densenet_tutorial import densenet, memory
+from densenet_tutorial.experiments import benchmarks
 for mode in ("minimal", "checkpoint"):
     model = densenet("densenet_bc", block_config=(4, 4, 4), memory_efficient=mode)
     x = torch.randn(64, 3, 32, 32)
-    print(benchmark.resident_bytes(model, x), memory.saved_activation_bytes(model, x))
+    print(benchmarks.resident_bytes(model, x), memory.saved_activation_bytes(model, x))
 """
 
 

@@ -209,7 +209,7 @@ def test_label_smoothing_counts_in_the_training_loss_alone(dataset):
 
 
 def test_augmentation_is_for_training_images_alone(dataset, monkeypatch):
-    from densenet_tutorial import augmentation
+    from densenet_tutorial.training import augmentation
 
     def blank(images):
         return torch.zeros_like(images)

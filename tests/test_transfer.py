@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from densenet_tutorial import data, transfer
+from densenet_tutorial import data
+from densenet_tutorial.experiments import transfer
 
 
 def test_few_labels_are_balanced_drawn_by_the_seed_and_tested_on_the_same():

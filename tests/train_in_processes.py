@@ -13,7 +13,9 @@ import torch
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
-from densenet_tutorial import DenseNet, data, distributed, environment, training
+from densenet_tutorial import DenseNet, data, training
+from densenet_tutorial.training import distributed
+from densenet_tutorial.utils import environment
 
 
 def freeze(module):

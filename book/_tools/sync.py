@@ -39,7 +39,7 @@ def docstring_lines(source):
 def package_texts(package):
     """The texts, without docstrings, of every top-level class and function in the folder `package`, by name."""
     texts = {}
-    for path in sorted(Path(package).glob("*.py")):
+    for path in sorted(Path(package).rglob("*.py")):
         source = path.read_text(encoding="utf-8")
         lines, docstrings = source.splitlines(), set(docstring_lines(source))
         for name, first, last in definitions(source):

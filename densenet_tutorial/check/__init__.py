@@ -9,21 +9,31 @@ passed. ``seed=…`` tries other inputs: those of the hidden tests, if the seed 
 is needed.
 """
 
-from densenet_tutorial.check.layers import channels, dense_block, dense_layer, transition
-from densenet_tutorial.check.memory import (
-    checkpointed,
-    checkpointed_once,
-    count_updates,
-    saved_bytes,
+from densenet_tutorial.check.questions.building_layers import (
+    channels,
+    dense_block,
+    dense_layer,
+    transition,
 )
-from densenet_tutorial.check.network import (
+from densenet_tutorial.check.questions.building_networks import (
     count_parameters,
     dense_net,
     match_summary,
     summary_of,
     train,
 )
-from densenet_tutorial.check.pretrained import adapt_head, convert_keys, fine_tune, load_safely
+from densenet_tutorial.check.questions.loading_weights import (
+    adapt_head,
+    convert_keys,
+    fine_tune,
+    load_safely,
+)
+from densenet_tutorial.check.questions.saving_memory import (
+    checkpointed,
+    checkpointed_once,
+    count_updates,
+    saved_bytes,
+)
 
 #: The questions of each assignment, in order.
 ASSIGNMENTS = {

@@ -86,6 +86,11 @@ def test_guard_installs_the_package_and_leaves_torch_alone(tmp_path):
     for name in ABSENT:
         assert Path(after[name][1]).is_relative_to(tmp_path / "colab"), after[name]
     run("import densenet_tutorial, torchinfo; densenet_tutorial.densenet121")
-    installed = Path(after["densenet_tutorial"][1]).parent / "assets"
-    for asset in (notebooks.ROOT / "densenet_tutorial" / "assets").glob("*.*"):
-        assert (installed / asset.name).read_bytes() == asset.read_bytes()
+    installed, package = (
+        Path(after["densenet_tutorial"][1]).parent,
+        notebooks.ROOT / "densenet_tutorial",
+    )
+    data = [*package.glob("*/bundled/*"), *package.glob("experiments/results/*")]
+    assert len(data) >= 11
+    for file in data:
+        assert (installed / file.relative_to(package)).read_bytes() == file.read_bytes()

@@ -20,7 +20,7 @@ GUARD = """import importlib.util
 
 if importlib.util.find_spec("densenet_tutorial") is None:
     %pip install --quiet --no-deps git+{url} torchinfo"""
-ENVIRONMENT_LINE = """from densenet_tutorial import environment
+ENVIRONMENT_LINE = """from densenet_tutorial.utils import environment
 
 print(environment.summary_line())"""
 

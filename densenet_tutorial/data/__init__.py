@@ -1,0 +1,14 @@
+"""Data sets of small images, and pictures of one's own."""
+
+from densenet_tutorial.data.datasets import FASHION_CLASSES, ImageDataset, load_dataset, normalize
+from densenet_tutorial.data.images import PHOTOGRAPHS, photograph, read_image
+
+__all__ = [
+    "FASHION_CLASSES",
+    "PHOTOGRAPHS",
+    "ImageDataset",
+    "load_dataset",
+    "normalize",
+    "photograph",
+    "read_image",
+]

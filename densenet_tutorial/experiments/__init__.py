@@ -1,0 +1,1 @@
+"""What the results pages are made from: networks to compare with, and measurements."""

@@ -1,0 +1,116 @@
+"""Plain and residual networks made of DenseNet's own parts, to compare wirings and nothing else.
+
+Each layer is a :class:`DenseLayer`, between blocks stands a :class:`Transition`, and stem, end and initialisation
+are DenseNet's. What differs is the wiring: a layer's output replaces what it read, or is added to it.
+"""
+
+import bisect
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from densenet_tutorial.layers import DenseBlock, DenseLayer, Transition
+from densenet_tutorial.network import DenseNet
+from densenet_tutorial.utils import arguments
+
+WIRINGS = ("plain", "residual")
+
+
+class StackedNet(nn.Module):
+    """A network of as many layers as a DenseNet with the same `block_config`, wired plainly or residually.
+
+    Args:
+        wiring: ``"plain"``, x = H(x), or ``"residual"``, x = x + H(x).
+        width: channels in the first block; each later block has twice as many as the one before it.
+        block_config: layers in each block.
+        num_classes: classes to tell apart.
+        in_channels: channels of an input image.
+
+    Shape:
+        x: (N, in_channels, H, W), normalised floats.
+        output: (N, num_classes), logits.
+
+    Raises:
+        ValueError: an argument is out of its range.
+
+    Source: He et al. 2016, https://arxiv.org/abs/1603.05027 (layers that begin with norm and ReLU).
+    """
+
+    def __init__(
+        self,
+        wiring: str,
+        width: int,
+        block_config: Sequence[int],
+        num_classes: int = 10,
+        *,
+        in_channels: int = 1,
+    ) -> None:
+        super().__init__()
+        self.wiring = arguments.one_of("wiring", wiring, WIRINGS)
+        self.width = channels = arguments.positive_int("width", width)
+        block_config = arguments.positive_ints("block_config", block_config)
+        self.features = nn.Sequential()
+        self.features.conv0 = nn.Conv2d(in_channels, channels, 3, padding=1, bias=False)
+        for i, num_layers in enumerate(block_config, start=1):
+            if i > 1:
+                self.features.add_module(f"transition{i - 1}", Transition(channels, 2 * channels))
+                channels *= 2
+            for j in range(1, num_layers + 1):
+                # As wide at its narrow place as everywhere else: with a bottleneck of its own width, a layer
+                # has the 1x1 and the 3x3 convolution of a dense layer, and no other.
+                layer = DenseLayer(channels, channels, bn_size=1, drop_rate=0.0)
+                self.features.add_module(f"block{i}_layer{j}", layer)
+        self.features.norm5 = nn.BatchNorm2d(channels)
+        self.classifier = nn.Linear(channels, num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight)
+            elif isinstance(module, nn.Linear):
+                nn.init.zeros_(module.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for module in self.features:
+            added = self.wiring == "residual" and isinstance(module, DenseLayer)
+            x = x + module(x) if added else module(x)
+        return self.classifier(F.adaptive_avg_pool2d(F.relu(x), (1, 1)).flatten(1))
+
+
+def of_equal_budget(reference: DenseNet, wiring: str) -> StackedNet:
+    """The :class:`StackedNet` as deep as `reference` whose number of parameters is nearest to its.
+
+    Its width is what is chosen. Depth, classes and channels of a picture are those of `reference`, which must have
+    the CIFAR stem and bottlenecks, as a :class:`StackedNet` has.
+
+    Raises:
+        ValueError: `reference` is another kind of network.
+    """
+    blocks = [block for block in reference.features if isinstance(block, DenseBlock)]
+    bottlenecks = all(layer.bn_size for block in blocks for layer in block.values())
+    if hasattr(reference.features, "pool0") or not bottlenecks:
+        raise ValueError('reference must be a DenseNet with stem="cifar" and bn_size at least 1')
+
+    def stacked(width: int) -> StackedNet:
+        return StackedNet(
+            wiring,
+            width,
+            [len(block) for block in blocks],
+            reference.classifier.out_features,
+            in_channels=reference.in_channels,
+        )
+
+    def gap(width: int) -> int:
+        with torch.device("meta"):  # counts without memory, and draws no random numbers
+            return count(stacked(width)) - count(reference)
+
+    too_wide = 2
+    while gap(too_wide) < 0:
+        too_wide *= 2
+    above = bisect.bisect_left(range(too_wide), 0, lo=too_wide // 2, key=gap)
+    return stacked(min(max(above - 1, 1), above, key=lambda width: abs(gap(width))))
+
+
+def count(model: nn.Module) -> int:
+    """Learnable numbers in `model`."""
+    return sum(p.numel() for p in model.parameters())

@@ -1,0 +1,254 @@
+"""Side by side with torchvision, on the reader's device: ``python -m densenet_tutorial benchmark memory``.
+
+All models stand in one process and take turns, so that a change of the machine's load or temperature meets all of them.
+"""
+
+import csv
+import ctypes
+import gc
+import io
+import json
+import multiprocessing
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from densenet_tutorial import memory, network
+from densenet_tutorial.utils import environment, files
+
+_MIB = 2**20
+
+
+@dataclass(frozen=True)
+class MemoryFigures:
+    """What one model needs for a training step, forward and backward.
+
+    Attributes:
+        name: whose model, and its `memory_efficient`.
+        saved: bytes that autograd holds between forward and backward (:func:`memory.saved_activation_bytes`).
+        resident: bytes by which the forward pass makes the process grow (on a GPU, what it has allocated there).
+        peak: most bytes allocated on the GPU during a step, with the model.
+        largest_batch: images that fit on the GPU for one step, to within an eighth.
+        seconds: of the repeated steps, in order.
+        ratio: the median of `seconds`, divided by that of the first model.
+
+    What was not measured is ``None``, such as `peak` and `largest_batch` on a CPU.
+    """
+
+    name: str
+    saved: int
+    resident: int | None
+    peak: int | None
+    largest_batch: int | None
+    seconds: list[float]
+    ratio: float
+
+
+def models(name: str) -> dict[str, Callable[[], nn.Module]]:
+    """What builds each model to compare: torchvision's two, where it has a model of this `name`, and our modes."""
+    found: dict[str, Callable[[], nn.Module]] = {}
+    theirs = getattr(torchvision.models, name, None)
+    if theirs is not None:
+        found["torchvision"] = theirs
+        found["torchvision, memory-efficient"] = lambda: theirs(memory_efficient=True)
+    for mode in (mode for mode in memory.MODES if mode is not True):
+        label = f"ours, {mode}" if mode else "ours"
+        found[label] = lambda mode=mode: network.densenet(name, memory_efficient=mode)
+    return found
+
+
+def compare_memory(
+    name: str = "densenet121",
+    *,
+    batch_size: int = 8,
+    image_size: int = 224,
+    repeats: int = 10,
+    device: torch.device | str = "cpu",
+    quick: bool = False,
+) -> list[MemoryFigures]:
+    """Memory and time of a training step of each of :func:`models`.
+
+    If `quick`, what is saved and the seconds alone: the rest takes a fresh process for every model, or fills the GPU.
+    """
+    device = torch.device(device)
+    shape = (batch_size, 3, image_size, image_size)
+    x = torch.randn(shape, device=device)
+    built = {label: build().to(device) for label, build in models(name).items()}
+    seconds = _step_seconds(list(built.values()), x, repeats)
+    first = statistics.median(seconds[0])
+
+    found = []
+    for (label, model), times in zip(built.items(), seconds, strict=True):
+        resident = peak = largest_batch = None
+        if device.type == "cuda" and not quick:
+            resident = resident_bytes(model, x)
+            peak = _peak_bytes(model, x)
+            largest_batch = _largest_batch(model, x)
+        elif not quick:
+            resident = _resident_apart(name, label, shape)
+        found.append(
+            MemoryFigures(
+                name=label,
+                saved=memory.saved_activation_bytes(model, x),
+                resident=resident,
+                peak=peak,
+                largest_batch=largest_batch,
+                seconds=times,
+                ratio=statistics.median(times) / first,
+            )
+        )
+    return found
+
+
+def _step(model: nn.Module, x: Tensor) -> None:
+    model(x).mean().backward()
+    model.zero_grad()
+
+
+def _step_seconds(models: list[nn.Module], x: Tensor, repeats: int) -> list[list[float]]:
+    """Seconds of a step, `repeats` times for every model, in turns; every other round the other way round."""
+    seconds: list[list[float]] = [[] for _ in models]
+    for i in range(-1, repeats):  # the first round warms up
+        turns = list(zip(models, seconds, strict=True))
+        for model, times in turns if i % 2 else reversed(turns):
+            _wait(x.device)
+            start = time.perf_counter()
+            _step(model, x)
+            _wait(x.device)
+            if i >= 0:
+                times.append(time.perf_counter() - start)
+    return seconds
+
+
+def _wait(device: torch.device) -> None:
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
+def resident_bytes(model: nn.Module, x: Tensor) -> int | None:
+    """Bytes by which ``model(x)`` makes this process, or what it has allocated on the GPU, grow.
+
+    On a CPU, call it in a process that has done nothing else. ``None`` on systems other than Linux.
+    """
+    _step(model, x)  # what is allocated once, for good
+    before = _held(x.device)
+    output = model(x)
+    after = _held(x.device)
+    del output
+    return None if before is None or after is None else after - before
+
+
+def _held(device: torch.device) -> int | None:
+    gc.collect()
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device)
+    if sys.platform != "linux":
+        return None
+    if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):  # give freed memory back to the system
+        libc.malloc_trim(0)
+    resident_pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return resident_pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def _resident_apart(name: str, label: str, shape: tuple[int, ...]) -> int | None:
+    """:func:`resident_bytes` of one of :func:`models`, in a fresh process."""
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=spawn) as process:
+        return process.submit(_resident_of, name, label, shape).result()
+
+
+def _resident_of(name: str, label: str, shape: tuple[int, ...]) -> int | None:
+    return resident_bytes(models(name)[label](), torch.randn(shape))
+
+
+def _peak_bytes(model: nn.Module, x: Tensor) -> int:
+    torch.cuda.reset_peak_memory_stats(x.device)
+    _step(model, x)
+    return torch.cuda.max_memory_allocated(x.device)
+
+
+def _largest_batch(model: nn.Module, x: Tensor) -> int:
+    """Images of `x`'s size that fit for one step: doubled until they do not, then to within an eighth."""
+
+    def fits(images: int) -> bool:
+        try:
+            _step(model, x.new_zeros(images, *x.shape[1:]))
+            return True
+        except torch.cuda.OutOfMemoryError:
+            return False
+        finally:
+            model.zero_grad()
+            torch.cuda.empty_cache()
+
+    fitting = len(x)
+    while fits(2 * fitting):
+        fitting *= 2
+    step = fitting // 2
+    while step >= max(1, fitting // 8):
+        if fits(fitting + step):
+            fitting += step
+        step //= 2
+    return fitting
+
+
+def memory_rows(figures: list[MemoryFigures], batch_size: int) -> list[tuple[str, ...]]:
+    """The figures as the rows of a table with a heading, memory in MiB per image; without columns that say nothing."""
+
+    def mib(value: int | None) -> str:
+        return "–" if value is None else f"{value / batch_size / _MIB:.1f}"
+
+    rows = [("Model", "Saved", "Resident", "Peak", "Batch", "Step, s", "from", "to", "Ratio")]
+    for f in figures:
+        times = (statistics.median(f.seconds), min(f.seconds), max(f.seconds))
+        rows.append(
+            (
+                f.name,
+                *(mib(value) for value in (f.saved, f.resident, f.peak)),
+                "–" if f.largest_batch is None else str(f.largest_batch),
+                *(f"{value:.3f}" for value in times),
+                f"{f.ratio:.2f}",
+            )
+        )
+    columns = [column for column in zip(*rows, strict=True) if set(column[1:]) != {"–"}]
+    return list(zip(*columns, strict=True))
+
+
+def as_text(rows: list[tuple[str, ...]]) -> str:
+    """`rows` as lines, with columns as wide as they need to be."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(f"{cell:>{width}}" if i else f"{cell:<{width}}" for i, (cell, width) in cells)
+        for cells in (enumerate(zip(row, widths, strict=True)) for row in rows)
+    )
+
+
+def write_results(
+    path: str | Path,
+    command: str,
+    setting: dict[str, Any],
+    figures: Sequence[Any],
+    rows: list[tuple[str, ...]],
+) -> None:
+    """Write the figures, and what they were measured with, on and when, to `path`; and `rows` to a .csv beside it."""
+    content = {
+        "command": command,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": dict(line.split(": ", 1) for line in environment.report().splitlines()),
+        "setting": setting,
+        "figures": [asdict(figure) for figure in figures],
+    }
+    files.write(path, json.dumps(content, indent=1, ensure_ascii=False).encode() + b"\n")
+    table = io.StringIO()
+    csv.writer(table, lineterminator="\n").writerows(rows)
+    files.write(Path(path).with_suffix(".csv"), table.getvalue().encode())

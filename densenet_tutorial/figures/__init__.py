@@ -1,0 +1,53 @@
+"""Every figure of the book, drawn from real modules, tensors or measurements; each function returns its figure."""
+
+from densenet_tutorial.figures.building import (
+    channels,
+    connectivity,
+    costs,
+    receptive_fields,
+    shapes,
+)
+from densenet_tutorial.figures.insight import (
+    connection_costs,
+    effective_receptive_fields,
+    feature_reuse_maps,
+    grad_cam_maps,
+    gradient_norms,
+)
+from densenet_tutorial.figures.memory import (
+    time_and_memory,
+)
+from densenet_tutorial.figures.plots import (
+    bars,
+    confusion,
+    curves,
+    feature_maps,
+    history,
+    images,
+    spread,
+    stacked_bars,
+)
+from densenet_tutorial.figures.style import png
+
+__all__ = [
+    "bars",
+    "channels",
+    "confusion",
+    "connection_costs",
+    "connectivity",
+    "costs",
+    "curves",
+    "effective_receptive_fields",
+    "feature_maps",
+    "feature_reuse_maps",
+    "grad_cam_maps",
+    "gradient_norms",
+    "history",
+    "images",
+    "png",
+    "receptive_fields",
+    "shapes",
+    "spread",
+    "stacked_bars",
+    "time_and_memory",
+]

@@ -1,0 +1,196 @@
+"""Drawings of chapter 09: feature reuse, gradients, cut connections, Grad-CAM, receptive fields."""
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from torch import Tensor
+
+from densenet_tutorial.figures.style import COLORS, GREY, MARKERS, new_figure, set_title, styled
+from densenet_tutorial.insight import ConnectionCost, effective_size
+
+
+@styled
+def feature_reuse_maps(rows: Mapping[str, Mapping[str, Tensor]], *, title: str) -> Figure:
+    """Heat maps of :func:`insight.feature_reuse`, a row of panels for each entry of `rows`, a panel for each block.
+
+    Colours compare the sources of one reader: each column is divided by its largest value. A disc marks the source
+    that a reader reads most, a cross the one that it reads least; a frame stands around what reads the block's output.
+    """
+    blocks = list(next(iter(rows.values())))
+    sizes = [len(matrix) for matrix in next(iter(rows.values())).values()]
+    figure, axes = new_figure(
+        6.4,
+        0.9 + len(rows) * (0.9 + 3.9 * max(sizes) / (sum(sizes) + 4)),
+        nrows=len(rows),
+        ncols=len(blocks),
+        squeeze=False,
+        width_ratios=[n + 1 for n in sizes],
+    )
+    for line, (name, matrices) in zip(axes, rows.items()):
+        for place, (block, matrix) in zip(line, matrices.items()):
+            count = len(matrix)
+            shares = (matrix / matrix.nan_to_num().max(0).values).cpu()
+            picture = place.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
+            for column in range(count):
+                read = shares[: column + 1, column]
+                most, least = int(read.argmax()), int(read.argmin())
+                place.plot(column, most, "o", color="white", markersize=4)
+                if column:
+                    color = "white" if read[least] > 0.6 else "black"
+                    place.plot(column, least, "x", color=color, markersize=4)
+            place.add_patch(
+                Rectangle((count - 1.5, -0.5), 1, count, fill=False, edgecolor="black", linewidth=2)
+            )
+            end = "end" if block == blocks[-1] else "tr."
+            place.set_xticks(range(count), [*range(1, count), end], fontsize=9.5)
+            place.set_yticks(range(count), ["in", *range(1, count)], fontsize=9.5)
+            place.set_title(block.replace("denseblock", "block "), fontsize=10.5)
+            place.set_xlabel("reader", fontsize=10.5)
+            for side in place.spines.values():
+                side.set_visible(False)
+        line[0].set_ylabel(f"{name}\nsource", fontsize=10.5)
+    bar = figure.colorbar(picture, ax=axes, location="bottom", shrink=0.6, pad=0.02, aspect=30)
+    bar.set_label("weight, relative to the column's largest", fontsize=10.5)
+    set_title(figure, title)
+    return figure
+
+
+@styled
+def gradient_norms(series: Mapping[str, Tensor], *, title: str) -> Figure:
+    """Gradient sizes through depth, (seeds, layers) for each network: the median, and a band from least to most."""
+    figure, axes = new_figure(6.4, 4.2)
+    for i, (name, values) in enumerate(series.items()):
+        depth = np.arange(1, values.shape[1] + 1)
+        low, middle, high = (values.quantile(q, dim=0) for q in (0.0, 0.5, 1.0))
+        axes.fill_between(depth, low, high, color=COLORS[i], alpha=0.25, linewidth=0)
+        axes.plot(
+            depth, middle, color=COLORS[i], marker=MARKERS[i], markevery=6, markersize=6, label=name
+        )
+    axes.set_yscale("log")
+    axes.set(
+        xlabel="3 × 3 convolution (1 is next to the picture)",
+        ylabel="gradient of its weights",
+    )
+    axes.grid(alpha=0.25)
+    axes.legend(title=f"median and range, {len(values)} seeds")
+    set_title(figure, title)
+    return figure
+
+
+@styled
+def connection_costs(
+    measured: Mapping[str, tuple[Sequence[ConnectionCost], Tensor]],
+    *,
+    title: str,
+    name_above: float = 0.03,
+) -> Figure:
+    """The accuracy that each connection's removal costs, against the weight with which it is read.
+
+    `measured` holds, by block, what :func:`insight.connection_costs` and :func:`insight.feature_reuse` return.
+    Bars are two standard errors; a symbol is filled where its bar does not reach zero, and named where the drop
+    exceeds `name_above`.
+    """
+    figure, axes = new_figure(6.4, 4.4)
+    for i, (block, (costs, reuse)) in enumerate(measured.items()):
+        color, marker = COLORS[(0, 5)[i % 2]], MARKERS[i]
+        for cost in costs:
+            weight = reuse[cost.source, cost.target - 1].item()
+            axes.errorbar(
+                weight,
+                100 * cost.drop,
+                200 * cost.error,
+                color=color,
+                marker=marker,
+                markersize=6,
+                markerfacecolor=color if cost.drop > 2 * cost.error else "white",
+                elinewidth=0.8,
+            )
+            if cost.drop > name_above:
+                source = "in" if cost.source == 0 else cost.source
+                axes.annotate(
+                    f"{source}→{cost.target}",
+                    (weight, 100 * cost.drop),
+                    xytext=(7, -4),
+                    textcoords="offset points",
+                    fontsize=10,
+                )
+        axes.plot([], [], marker, color=color, label=block.replace("denseblock", "block "))
+    axes.plot([], [], "o", color=GREY, markerfacecolor="white", label="not told from zero")
+    axes.axhline(0, color=GREY, linewidth=1)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(plt.FixedLocator([0.01, 0.02, 0.05, 0.1, 0.2]))
+    axes.xaxis.set_minor_locator(plt.NullLocator())
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.set(
+        xlabel="mean absolute weight of the connection (log scale)",
+        ylabel="accuracy lost, points",
+    )
+    axes.legend(loc="upper left")
+    set_title(figure, title)
+    return figure
+
+
+@styled
+def grad_cam_maps(pictures: Tensor, maps: Tensor, titles: Sequence[str], *, title: str) -> Figure:
+    """Pictures (N, C, H, W), their Grad-CAM maps (N, h, w) as they were computed, and the same maps smoothed."""
+    columns = len(pictures)
+    figure, axes = new_figure(
+        6.4, 0.8 + 3.2 * 6.0 / columns, nrows=3, ncols=columns, squeeze=False, sharex=True
+    )
+    height, width = pictures.shape[2:]
+    extent = (-0.5, width - 0.5, height - 0.5, -0.5)
+    for i in range(columns):
+        picture = pictures[i].float().mean(0).cpu().numpy()
+        heat = maps[i].cpu().numpy()
+        axes[0, i].imshow(picture, cmap="gray_r")
+        axes[0, i].set_title(titles[i], fontsize=10.5, fontweight="normal")
+        axes[1, i].imshow(heat, cmap="viridis", vmin=0, extent=extent, interpolation="nearest")
+        axes[2, i].imshow(heat, cmap="viridis", vmin=0, extent=extent, interpolation="bicubic")
+        axes[2, i].contour(picture, levels=[float(picture.max()) / 5], colors="white")
+    labels = ("picture", f"{maps.shape[1]} × {maps.shape[2]} numbers", "smoothed")
+    for line, label in zip(axes, labels):
+        line[0].set_ylabel(label, fontsize=10.5)
+        for place in line:
+            place.set(xticks=[], yticks=[])
+    figure.supxlabel(
+        "dark: 0, bright: speaks for the class; white line: the outline",
+        fontsize=10.5,
+        color="#555555",
+    )
+    set_title(figure, title)
+    return figure
+
+
+@styled
+def effective_receptive_fields(
+    fields: Mapping[str, Tensor], theoretical: Mapping[str, int], *, title: str
+) -> Figure:
+    """Maps (H, W) of :func:`insight.effective_receptive_field`, with the sides of two squares in pixels.
+
+    Dashed: the receptive field, from `theoretical`, as far as it fits into the picture. Solid: the effective one.
+    """
+    columns = 2
+    rows = -(-len(fields) // columns)
+    figure, axes = new_figure(6.0, 3.35 * rows + 0.5, nrows=rows, ncols=columns, squeeze=False)
+    for place, (name, field) in zip(axes.flat, fields.items()):
+        field = field.cpu()
+        # A square root, so that weak effects can be seen.
+        place.imshow((field / field.max()).sqrt().numpy(), cmap="Blues", vmin=0, vmax=1)
+        effective = effective_size(field)
+        rows_and_columns = (field > 0).nonzero().double()
+        middle = (rows_and_columns.min(0).values + rows_and_columns.max(0).values) / 2
+        for side, style, color in ((theoretical[name], "--", "black"), (effective, "-", COLORS[5])):
+            corner = (middle.flip(0) - side / 2).tolist()
+            place.add_patch(
+                Rectangle(corner, side, side, fill=False, linestyle=style, edgecolor=color, lw=2)
+            )
+        place.set_title(
+            f"{name}\n{theoretical[name]} in theory, {effective:.0f} in effect", fontsize=10.5
+        )
+    for place in axes.flat:
+        place.axis("off")
+    set_title(figure, title)
+    return figure

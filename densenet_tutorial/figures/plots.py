@@ -1,0 +1,205 @@
+"""General plots: curves, bars, images, a run's history, a confusion matrix."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from densenet_tutorial.figures.style import COLORS, HATCHES, MARKERS, new_figure, set_title, styled
+
+
+@styled
+def curves(
+    series: Mapping[str, Sequence[float]],
+    *,
+    title: str,
+    xlabel: str,
+    ylabel: str,
+    x: Sequence[float] | None = None,
+    log_y: bool = False,
+    log_x: bool = False,
+) -> Figure:
+    """Lines that share an x axis (1, 2, 3, … unless `x` is given), each with a marker of its own."""
+    figure, axes = new_figure()
+    for i, (label, values) in enumerate(series.items()):
+        places = range(1, len(values) + 1) if x is None else x
+        axes.plot(places, values, marker=MARKERS[i], markersize=5, color=COLORS[i], label=label)
+    if log_y:
+        axes.set_yscale("log")
+    if log_x:
+        axes.set_xscale("log")
+        axes.set_xticks(places, [f"{place:g}" for place in places])
+        axes.minorticks_off()
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    set_title(figure, title)
+    axes.grid(alpha=0.25)
+    if len(series) > 1:
+        axes.legend()
+    return figure
+
+
+@styled
+def spread(
+    runs: Mapping[str, Sequence[Sequence[float]]], *, title: str, xlabel: str, ylabel: str
+) -> Figure:
+    """For each name, the mean of several runs as a line with markers, and all that lies between the lowest and the highest as a band."""
+    figure, axes = new_figure()
+    for i, (label, values) in enumerate(runs.items()):
+        values = np.array(values)
+        places = range(1, values.shape[1] + 1)
+        axes.fill_between(places, values.min(0), values.max(0), color=COLORS[i], alpha=0.2)
+        axes.plot(places, values.mean(0), marker=MARKERS[i], color=COLORS[i], label=label)
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    axes.grid(alpha=0.25)
+    axes.legend()
+    set_title(figure, title)
+    return figure
+
+
+@styled
+def bars(values: Mapping[str, float], *, title: str, xlabel: str) -> Figure:
+    """A horizontal bar for each value, with its name and its number."""
+    figure, axes = new_figure(6.4, 1.3 + 0.5 * len(values))
+    for row, (color, hatch, value) in enumerate(zip(COLORS, HATCHES, values.values())):
+        axes.barh(row, value, height=0.6, color=color, hatch=hatch, edgecolor="white")
+        axes.text(value, row, f" {value:.0f}", va="center", fontweight="bold")
+    axes.set_yticks(range(len(values)), values)
+    axes.invert_yaxis()
+    axes.set(xlabel=xlabel, xlim=(0, 1.15 * max(values.values())))
+    set_title(figure, title)
+    return figure
+
+
+@styled
+def stacked_bars(rows: Mapping[str, Mapping[str, float]], *, title: str, xlabel: str) -> Figure:
+    """A horizontal bar for each row, made of named parts, with its total behind it."""
+    figure, axes = new_figure(6.4, 1.9 + 0.5 * len(rows))
+    totals = [sum(parts.values()) for parts in rows.values()]
+    starts = np.zeros(len(rows))
+    for i, part in enumerate(next(iter(rows.values()))):
+        widths = np.array([parts[part] for parts in rows.values()])
+        axes.barh(
+            range(len(rows)),
+            widths,
+            left=starts,
+            height=0.6,
+            color=COLORS[i],
+            hatch=HATCHES[i],
+            edgecolor="white",
+            label=part,
+        )
+        starts += widths
+    for row, total in enumerate(totals):
+        axes.text(total, row, f" {total:g}", va="center", fontweight="bold")
+    axes.set_yticks(range(len(rows)), rows)
+    axes.invert_yaxis()
+    axes.set(xlabel=xlabel, xlim=(0, 1.12 * max(totals)))
+    set_title(figure, title)
+    figure.legend(loc="outside lower center", ncols=3, fontsize=10.5)
+    return figure
+
+
+@styled
+def images(
+    pictures: Tensor | Sequence[Tensor],
+    titles: Sequence[str],
+    *,
+    title: str,
+    columns: int = 5,
+    wrong: Sequence[bool] | None = None,
+) -> Figure:
+    """A grid of pictures, each (1, H, W) grey or (3, H, W) in colour, under its title; that of a `wrong` one is red and marked."""
+    columns = min(columns, len(pictures))
+    rows = -(-len(pictures) // columns)
+    side = max(1.3, 2.6 / columns)
+    figure, axes = new_figure(
+        side * columns, (side + 0.25) * rows + 0.4, nrows=rows, ncols=columns, squeeze=False
+    )
+    for i, place in enumerate(axes.flat):
+        place.axis("off")
+        if i < len(pictures):
+            picture = pictures[i].cpu().permute(1, 2, 0).numpy()
+            place.imshow(picture, cmap="gray_r" if picture.shape[2] == 1 else None)
+            missed = wrong is not None and wrong[i]
+            place.set_title(
+                f"✗ {titles[i]}" if missed else titles[i],
+                fontsize=10.5,
+                fontweight="normal",
+                color=COLORS[5] if missed else "black",
+            )
+    set_title(figure, title)
+    return figure
+
+
+@styled
+def feature_maps(
+    features: Tensor, *, title: str, labels: Sequence[str] | None = None, columns: int = 4
+) -> Figure:
+    """The feature maps (C, H, W) of one image, each on its own scale: orange below zero, purple above."""
+    rows = -(-len(features) // columns)
+    figure, axes = new_figure(
+        1.5 * columns, 1.5 * rows + 0.7, nrows=rows, ncols=columns, squeeze=False
+    )
+    for i, place in enumerate(axes.flat):
+        place.axis("off")
+        if i < len(features):
+            limit = features[i].abs().max().item()
+            place.imshow(features[i].detach().cpu().numpy(), cmap="PuOr", vmin=-limit, vmax=limit)
+            if labels:
+                place.set_title(labels[i], fontsize=10.5)
+    set_title(figure, title)
+    figure.supxlabel("orange: below zero, purple: above", fontsize=10.5, color="#555555")
+    return figure
+
+
+@styled
+def history(rows: Sequence[Mapping[str, float]]) -> Figure:
+    """Loss and accuracy over the epochs, from what :func:`training.fit` returns."""
+    figure, (left, right) = new_figure(6.4, 3.4, ncols=2)
+    epochs = [row["epoch"] for row in rows]
+    for axes, kind, label in ((left, "loss", "cross-entropy"), (right, "accuracy", "accuracy")):
+        for i, part in enumerate(("train", "test")):
+            values = [row[f"{part}_{kind}"] for row in rows]
+            axes.plot(epochs, values, marker=MARKERS[i], color=COLORS[i], label=part)
+        axes.set(xlabel="epoch", ylabel=label)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(alpha=0.25)
+    right.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    left.legend()
+    set_title(figure, f"Test accuracy {rows[-1]['test_accuracy']:.1%} after {epochs[-1]} epochs")
+    return figure
+
+
+@styled
+def confusion(matrix: Tensor, classes: Sequence[str]) -> Figure:
+    """A confusion matrix of counts: rows are true classes, columns are predicted ones."""
+    figure, axes = new_figure(6.4, 6.4)
+    axes.imshow(
+        matrix.float() ** 0.5, cmap="Blues"
+    )  # a square root, so that small counts can be seen
+    for row in range(len(classes)):
+        for column in range(len(classes)):
+            count = int(matrix[row, column])
+            dark = count > matrix.max() / 3
+            if count:
+                axes.text(
+                    column,
+                    row,
+                    count,
+                    ha="center",
+                    va="center",
+                    color="white" if dark else "black",
+                    fontsize=11,
+                )
+    axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
+    axes.set_yticks(range(len(classes)), classes)
+    axes.set(xlabel="predicted", ylabel="true")
+    off_diagonal = matrix.clone().fill_diagonal_(0)
+    true, predicted = divmod(int(off_diagonal.argmax()), len(classes))
+    set_title(figure, f"Most often: {classes[true]} taken for {classes[predicted]}")
+    for side in axes.spines.values():
+        side.set_visible(False)
+    return figure

@@ -1,0 +1,66 @@
+"""One visual language for every figure of the book: colours, markers, hatches, and matplotlib's settings.
+
+Sizes and fonts are chosen so that a figure is still legible 350 pixels wide; colours are those of Okabe and Ito, which
+people with any kind of colour vision can tell apart, and never carry a meaning alone.
+"""
+
+import functools
+import io
+from collections.abc import Callable
+from typing import Any, ParamSpec
+
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+
+COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
+GREY = "#8a8a8a"
+MARKERS = "os^Dv*Px"
+HATCHES = ("", "//", "..", "xx", "\\\\", "++", "oo", "--")
+STYLE = {
+    "figure.dpi": 130,
+    "figure.facecolor": "white",
+    "figure.constrained_layout.use": True,
+    "font.size": 12,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.prop_cycle": plt.cycler(color=COLORS),
+    "legend.frameon": False,
+}
+
+P = ParamSpec("P")
+
+
+def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
+    """Decorate a function that draws a figure: it works in the book's style, and the caller's settings stay."""
+
+    @functools.wraps(draw)
+    def in_style(*args: P.args, **kwargs: P.kwargs) -> Figure:
+        # Not plt.rc_context: it also takes back the backend that the first figure of a notebook switches on.
+        before = {name: plt.rcParams[name] for name in STYLE}
+        plt.rcParams.update(STYLE)
+        try:
+            figure = draw(*args, **kwargs)
+            figure.draw_without_rendering()  # the labels of ticks are made only now
+        finally:
+            plt.rcParams.update(before)
+        return figure
+
+    return in_style
+
+
+def new_figure(width: float = 6.0, height: float = 3.6, **options: Any) -> tuple[Figure, Any]:
+    """A new figure of `width` x `height` inches and its axes, as ``plt.subplots`` makes them."""
+    return plt.subplots(figsize=(width, height), **options)
+
+
+def set_title(figure: Figure, text: str) -> None:
+    """Put the finding that `figure` shows above it."""
+    figure.suptitle(text, fontsize=13, fontweight="bold")
+
+
+def png(figure: Figure) -> bytes:
+    """`figure` as a PNG file; it is closed."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    plt.close(figure)
+    return buffer.getvalue()

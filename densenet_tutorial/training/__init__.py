@@ -1,0 +1,25 @@
+"""Training an image classifier, in one process or several, from the start or from a checkpoint."""
+
+from densenet_tutorial.training.loop import (
+    Training,
+    evaluate,
+    fit,
+    freeze,
+    predict,
+    requests_to_stop,
+    with_progress,
+)
+from densenet_tutorial.training.recipe import AMP, SCHEDULES, Recipe
+
+__all__ = [
+    "AMP",
+    "SCHEDULES",
+    "Recipe",
+    "Training",
+    "evaluate",
+    "fit",
+    "freeze",
+    "predict",
+    "requests_to_stop",
+    "with_progress",
+]

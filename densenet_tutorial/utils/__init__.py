@@ -1,0 +1,1 @@
+"""What every other part uses: argument checks, the device, writing files."""

@@ -1,0 +1,69 @@
+"""The device to compute on, and what a bug report needs to know about the machine.
+
+``DENSENET_TUTORIAL_DEVICE`` chooses the device: ``auto`` (the default), ``cpu``, ``cuda`` or ``mps``.
+"""
+
+import os
+import platform
+from importlib import metadata
+
+import torch
+
+from densenet_tutorial.utils import arguments
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+_REPORTED = ("torch", "torchvision", "numpy", "matplotlib", "torchinfo", "densenet-tutorial")
+
+
+def device(name: str | None = None) -> torch.device:
+    """The device called `name`, by default what ``DENSENET_TUTORIAL_DEVICE`` holds.
+
+    ``auto`` takes a GPU where there is one.
+
+    Raises:
+        ValueError: an unknown device, or one that this machine lacks.
+    """
+    variable = "DENSENET_TUTORIAL_DEVICE" if name is None else "device"
+    name = os.environ.get("DENSENET_TUTORIAL_DEVICE", "auto") if name is None else name
+    name = arguments.one_of(variable, name.lower(), DEVICES)
+    present = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if name == "auto":
+        name = next(choice for choice, here in present.items() if here)
+    if not present[name]:
+        here = ", ".join(choice for choice, is_here in present.items() if is_here)
+        raise ValueError(
+            f"{variable} is {name!r}, but PyTorch finds no such device here; it finds {here}"
+        )
+    return torch.device(name)
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def summary_line() -> str:
+    """Device and versions in one line, for the top of a notebook."""
+    packages = " · ".join(
+        f"{name} {_version(name)}" for name in ("torch", "torchvision", "densenet-tutorial")
+    )
+    return f"device: {device()} · Python {platform.python_version()} · {packages}"
+
+
+def report() -> str:
+    """What a bug report should quote, one fact a line: system, device, versions. No user or path names."""
+    chosen = device()
+    gpu = torch.cuda.get_device_name() if chosen.type == "cuda" else "none used"
+    lines = [
+        f"system: {platform.system()} {platform.release()} {platform.machine()}",
+        f"python: {platform.python_version()}",
+        f"device: {chosen} (GPU: {gpu}; {torch.get_num_threads()} CPU threads)",
+        f"CUDA of torch: {torch.version.cuda or 'none'}",
+    ]
+    return "\n".join(lines + [f"{name}: {_version(name)}" for name in _REPORTED])

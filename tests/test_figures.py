@@ -1,0 +1,193 @@
+"""Figures are drawn from real modules: what they show must be what the modules are."""
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import pytest
+import torch
+
+from densenet_tutorial import DenseBlock, DenseNet, figures, insight
+from densenet_tutorial.experiments import benchmarks
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    yield
+    plt.close("all")
+
+
+def texts(figure):
+    return [text.get_text() for axes in figure.axes for text in axes.texts] + [
+        figure.get_suptitle()
+    ]
+
+
+@pytest.mark.parametrize("bn_size", [4, None])
+def test_connectivity_draws_one_arc_per_connection(bn_size):
+    figure = figures.connectivity(DenseBlock(5, 8, bn_size, 3, 0.0))
+    arcs = [p for p in figure.axes[0].patches if isinstance(p, matplotlib.patches.FancyArrowPatch)]
+    assert len(arcs) == 15
+    assert "5 layers, 15 direct connections" in texts(figure)
+
+
+def test_channels_shows_what_each_layer_reads():
+    figure = figures.channels(DenseBlock(4, 8, 4, 4, 0.0))
+    assert {"8", "12", "16", "20", "24"} <= set(texts(figure))
+
+
+def test_shapes_costs_and_receptive_fields_name_every_part():
+    model = DenseNet(4, (2, 2), 8, num_classes=5, stem="cifar").eval()
+    features = model.intermediate_features(torch.randn(1, 3, 16, 16))
+    shapes = figures.shapes(features)
+    assert "8 × 16 × 16" in texts(shapes)
+    for figure, last in [
+        (shapes, "final"),
+        (figures.costs(insight.part_costs(model, 16)), "classifier"),
+        (figures.receptive_fields(insight.receptive_fields(model), 16), "final"),
+    ]:
+        labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+        assert labels[0] == "stem"
+        assert labels[-1] == last
+
+
+def test_confusion_names_the_commonest_mistake():
+    matrix = torch.diag(torch.tensor([5, 5, 5]))
+    matrix[2, 0] = 3
+    assert "Most often: c taken for a" in texts(figures.confusion(matrix, "abc"))
+
+
+def test_history_draws_both_sets_and_says_the_accuracy():
+    row = {"train_loss": 1.0, "test_loss": 1.1, "train_accuracy": 0.5, "test_accuracy": 0.625}
+    figure = figures.history([row | {"epoch": 1}, row | {"epoch": 2}])
+    assert [len(axes.lines) for axes in figure.axes] == [2, 2]
+    assert "62.5%" in figure.get_suptitle()
+
+
+def test_images_marks_the_wrong_ones():
+    figure = figures.images(
+        torch.zeros(3, 1, 4, 4), ["a", "b", "c"], title="t", wrong=[False, True, False]
+    )
+    assert [axes.get_title() for axes in figure.axes] == ["a", "✗ b", "c"]
+
+
+def test_feature_maps_and_curves_draw_everything():
+    assert (
+        sum(bool(a.images) for a in figures.feature_maps(torch.randn(5, 4, 4), title="t").axes) == 5
+    )
+    figure = figures.curves(
+        {"a": [1, 2], "b": [2, 1]}, title="t", xlabel="x", ylabel="y", log_y=True
+    )
+    assert len(figure.axes[0].lines) == 2
+
+
+def test_bars_have_their_names_and_numbers():
+    figure = figures.bars({"one": 300.2, "two": 512.8}, title="A title", xlabel="images")
+    axes = figure.axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["one", "two"]
+    assert [bar.get_width() for bar in axes.patches] == [300.2, 512.8]
+    assert [text.get_text().strip() for text in axes.texts] == ["300", "513"]
+
+
+def test_stacked_bars_lie_end_to_end_and_say_their_totals():
+    figure = figures.stacked_bars(
+        {"one": {"a": 3, "b": 4}, "two": {"a": 5, "b": 0}}, title="t", xlabel="numbers"
+    )
+    bars = figure.axes[0].patches
+    assert [(bar.get_x(), bar.get_width()) for bar in bars] == [(0, 3), (0, 5), (3, 4), (5, 0)]
+    assert [text.get_text().strip() for text in figure.axes[0].texts] == ["7", "5"]
+
+
+def test_time_and_memory_places_each_model_at_its_median():
+    def measured(name, mib, seconds):
+        return benchmarks.MemoryFigures(name, mib * 2**20, None, None, None, seconds, 1.0)
+
+    figure = figures.time_and_memory(
+        [measured("theirs", 80, [2.0, 3.0, 2.0]), measured("ours", 10, [1.0, 1.5, 4.0])]
+    )
+    points = [container.lines[0].get_xydata().tolist() for container in figure.axes[0].containers]
+    assert points == [[[80, 1]], [[10, 0.75]]]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["theirs", "ours"]
+
+
+@pytest.fixture(scope="module")
+def two_blocks():
+    return DenseNet(4, (2, 3), 8, num_classes=5, in_channels=1, stem="cifar").eval()
+
+
+def test_feature_reuse_draws_a_panel_per_block_and_marks_the_extremes(two_blocks):
+    blocks = ("denseblock1", "denseblock2")
+    maps = {block: insight.feature_reuse(two_blocks, block) for block in blocks}
+    maps["denseblock1"] = torch.tensor(
+        [[3.0, 1.0, 2.0], [torch.nan, 2.0, 4.0], [torch.nan, torch.nan, 8.0]]
+    )
+    figure = figures.feature_reuse_maps({"a": maps, "b": maps}, title="t")
+    panels = [axes for axes in figure.axes if axes.get_title()]
+    assert [axes.get_title() for axes in panels] == ["block 1", "block 2"] * 2
+    labels = [label.get_text() for label in panels[0].get_xticklabels()]
+    assert labels == ["1", "2", "tr."]
+    assert panels[1].get_xticklabels()[-1].get_text() == "end"
+    marks = {(line.get_marker(), *line.get_xydata()[0].tolist()) for line in panels[0].lines}
+    assert marks == {("o", 0, 0), ("o", 1, 1), ("x", 1, 0), ("o", 2, 2), ("x", 2, 0)}
+
+
+def test_gradient_norms_draws_the_median_and_the_range():
+    values = torch.tensor([[1.0, 2.0], [3.0, 6.0], [100.0, 4.0]])
+    axes = figures.gradient_norms({"a": values, "b": values}, title="t").axes[0]
+    assert axes.lines[0].get_ydata().tolist() == [3.0, 4.0]
+    band = axes.collections[0].get_paths()[0].vertices[:, 1]
+    assert (band.min(), band.max()) == (1.0, 100.0)
+    assert "3 seeds" in axes.get_legend().get_title().get_text()
+
+
+def test_connection_costs_fills_and_names_what_is_not_noise():
+    costs = [
+        insight.ConnectionCost(0, 1, lost=50, gained=0, pictures=100, loss=1.0),
+        insight.ConnectionCost(0, 2, lost=2, gained=1, pictures=100, loss=0.1),
+    ]
+    reuse = torch.tensor([[0.1, 0.2, 0.3]] * 3)
+    figure = figures.connection_costs({"denseblock2": (costs, reuse)}, title="t")
+    axes = figure.axes[0]
+    drawn = [line for line in axes.lines if len(line.get_xdata()) == 1 and line.get_marker() == "o"]
+    assert [line.get_markerfacecolor() == "white" for line in drawn] == [False, True]
+    assert [line.get_xdata()[0] for line in drawn] == pytest.approx([0.1, 0.2])
+    assert [text.get_text() for text in axes.texts] == ["in→1"]
+
+
+def test_grad_cam_shows_the_same_numbers_twice():
+    maps = torch.rand(2, 3, 3)
+    pictures = torch.randint(0, 256, (2, 1, 12, 12), dtype=torch.uint8)
+    figure = figures.grad_cam_maps(pictures, maps, ["a", "b"], title="t")
+    shown = [axes.images[0] for axes in figure.axes]
+    assert torch.equal(torch.tensor(shown[2].get_array()), maps[0])
+    assert torch.equal(torch.tensor(shown[4].get_array()), maps[0])
+    assert [image.get_interpolation() for image in shown[2::2]] == ["nearest", "bicubic"]
+    assert figure.axes[2].get_ylabel() == "3 × 3 numbers"
+
+
+def test_effective_receptive_fields_draws_both_squares():
+    field = torch.zeros(9, 9)
+    field[2:7, 2:7] = 0.01
+    field[3:6, 3:6] = 1.0
+    figure = figures.effective_receptive_fields({"a": field}, {"a": 5}, title="t")
+    panel = figure.axes[0]
+    assert [patch.get_bbox().bounds for patch in panel.patches] == [
+        (1.5, 1.5, 5, 5),
+        (2.5, 2.5, 3, 3),
+    ]
+    assert panel.get_title() == "a\n5 in theory, 3 in effect"
+
+
+def test_spread_draws_means_and_the_band_around_them():
+    figure = figures.spread(
+        {"a": [[0.1, 0.3], [0.3, 0.7]], "b": [[0, 0.2], [0, 0.4]]},
+        title="t",
+        xlabel="x",
+        ylabel="y",
+    )
+    (axes,) = figure.axes
+    assert [list(line.get_ydata()) for line in axes.lines] == [[0.2, 0.5], [0, pytest.approx(0.3)]]
+    assert len({line.get_marker() for line in axes.lines}) == 2
+    band = axes.collections[0].get_paths()[0].vertices
+    assert (band[:, 1].min(), band[:, 1].max()) == (0.1, 0.7)
