@@ -292,7 +292,7 @@ def _benchmark_memory(options: argparse.Namespace) -> None:
     setting = {
         "model": options.model,
         "image_size": arguments.positive_int("image_size", options.image_size),
-        "batch_size": arguments.whole_number("batch_size", options.batch_size, least=2),
+        "batch_size": arguments.integer(2)("batch_size", options.batch_size),
         "repeats": arguments.positive_int("repeats", options.repeats),
         "device": str(environment.device(options.device)),
     }

@@ -117,7 +117,7 @@ def effective_receptive_field(model: DenseNet, x: Tensor, part: str) -> Tensor:
 
     Source: Luo et al. 2016, https://arxiv.org/abs/1701.04128, section 3.
     """
-    arguments.one_of("part", part, model.parts())
+    arguments.one_of(model.parts())("part", part)
     x = x.detach().requires_grad_()
     with torch.enable_grad():
         features = model.intermediate_features(x)[part]
@@ -177,7 +177,7 @@ def grad_cam(model: DenseNet, x: Tensor, target: Tensor | int, part: str = "fina
 
     Source: Selvaraju et al. 2017, https://arxiv.org/abs/1610.02391, section 3.
     """
-    arguments.one_of("part", part, model.parts())
+    arguments.one_of(model.parts())("part", part)
     target = torch.as_tensor(target, device=x.device).expand(len(x))
     with torch.enable_grad():
         found = model.intermediate_features(x)
@@ -198,7 +198,7 @@ def connections(
     parts = model.parts()
     names = list(parts)
     blocks = [name for name in names if isinstance(parts[name][0], DenseBlock)]
-    layers = list(parts[arguments.one_of("block", block, blocks)][0].values())
+    layers = list(parts[arguments.one_of(blocks)("block", block)][0].values())
     (behind,) = parts[names[names.index(block) + 1]]
     end = (behind, model.classifier) if block == blocks[-1] else (behind.norm, behind.conv)
     made = [getattr(layer, "conv2", layer.conv1).out_channels for layer in layers]

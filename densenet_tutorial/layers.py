@@ -47,9 +47,9 @@ class DenseLayer(nn.Module):
         super().__init__()
         c_in = arguments.positive_int("num_input_features", num_input_features)
         k = arguments.positive_int("growth_rate", growth_rate)
-        self.bn_size = None if bn_size is None else arguments.positive_int("bn_size", bn_size)
-        self.drop_rate = arguments.fraction("drop_rate", drop_rate, zero=True)
-        self.memory_efficient = arguments.one_of("memory_efficient", memory_efficient, memory.MODES)
+        self.bn_size = arguments.optional(arguments.positive_int)("bn_size", bn_size)
+        self.drop_rate = arguments.fraction("drop_rate", drop_rate)
+        self.memory_efficient = arguments.one_of(memory.MODES)("memory_efficient", memory_efficient)
 
         self.norm1 = nn.BatchNorm2d(c_in)
         self.relu1 = nn.ReLU()
@@ -155,7 +155,7 @@ class Transition(memory.Sequential):
         super().__init__()
         c_in = arguments.positive_int("num_input_features", num_input_features)
         c_out = arguments.positive_int("num_output_features", num_output_features)
-        self.memory_efficient = arguments.one_of("memory_efficient", memory_efficient, memory.MODES)
+        self.memory_efficient = arguments.one_of(memory.MODES)("memory_efficient", memory_efficient)
 
         self.norm = nn.BatchNorm2d(c_in)
         self.relu = nn.ReLU()

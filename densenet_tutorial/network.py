@@ -68,14 +68,14 @@ class DenseNet(nn.Module):
     ) -> None:
         super().__init__()
         growth_rate = arguments.positive_int("growth_rate", growth_rate)
-        block_config = arguments.positive_ints("block_config", block_config)
+        block_config = arguments.sequence_of(arguments.positive_int)("block_config", block_config)
         if num_init_features is None:  # the paper's choice for a DenseNet-BC
             num_init_features = 2 * growth_rate
         channels = arguments.positive_int("num_init_features", num_init_features)
         num_classes = arguments.positive_int("num_classes", num_classes)
         self.in_channels = arguments.positive_int("in_channels", in_channels)
-        compression = arguments.fraction("compression", compression, zero=False)
-        arguments.one_of("stem", stem, STEMS)
+        compression = arguments.positive_fraction("compression", compression)
+        arguments.one_of(STEMS)("stem", stem)
 
         self.features = memory.Sequential()
         self.features.memory_efficient = memory_efficient
@@ -257,7 +257,7 @@ def densenet(
         ValueError: an unknown name, or an argument out of its range.
         WeightsError: (a ValueError) there are no such weights, or they do not fit the model.
     """
-    config = dict(CONFIGS[arguments.one_of("name", name, CONFIGS)])
+    config = dict(CONFIGS[arguments.one_of(CONFIGS)("name", name)])
     head = checked_head(head)
     loaded = None if weights is None else read_weights(weights, name)
     if loaded:

@@ -107,7 +107,7 @@ def load_dataset(name: str = "fashion-mini", root: str | Path | None = None) -> 
     *Learning Multiple Layers of Features from Tiny Images* (CIFAR); Alpaydin and Kaynak 1998,
     https://doi.org/10.24432/C50P49 (digits, CC BY 4.0).
     """
-    arguments.one_of("name", name, _LOADERS)
+    arguments.one_of(_LOADERS)("name", name)
     default = (
         os.environ.get("DENSENET_TUTORIAL_DATA") or Path.home() / ".cache" / "densenet-tutorial"
     )

@@ -30,7 +30,7 @@ def photograph(name: str) -> Image.Image:
 
     Source and licence of each are in ``bundled/photographs.LICENSE``.
     """
-    file = f"data/bundled/{arguments.one_of('name', name, PHOTOGRAPHS)}.jpg"
+    file = f"data/bundled/{arguments.one_of(PHOTOGRAPHS)('name', name)}.jpg"
     with Image.open(
         io.BytesIO(resources.files("densenet_tutorial").joinpath(file).read_bytes())
     ) as picture:

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from densenet_tutorial.layers import DenseBlock, DenseLayer, Transition
 from densenet_tutorial.network import DenseNet
 from densenet_tutorial.utils import arguments
+from densenet_tutorial.utils.arguments import one_of, positive_int, sequence_of
 
 WIRINGS = ("plain", "residual")
 
@@ -38,6 +39,13 @@ class StackedNet(nn.Module):
     Source: He et al. 2016, https://arxiv.org/abs/1603.05027 (layers that begin with norm and ReLU).
     """
 
+    @arguments.check(
+        wiring=one_of(WIRINGS),
+        width=positive_int,
+        block_config=sequence_of(positive_int),
+        num_classes=positive_int,
+        in_channels=positive_int,
+    )
     def __init__(
         self,
         wiring: str,
@@ -48,9 +56,8 @@ class StackedNet(nn.Module):
         in_channels: int = 1,
     ) -> None:
         super().__init__()
-        self.wiring = arguments.one_of("wiring", wiring, WIRINGS)
-        self.width = channels = arguments.positive_int("width", width)
-        block_config = arguments.positive_ints("block_config", block_config)
+        self.wiring = wiring
+        self.width = channels = width
         self.features = nn.Sequential()
         self.features.conv0 = nn.Conv2d(in_channels, channels, 3, padding=1, bias=False)
         for i, num_layers in enumerate(block_config, start=1):

@@ -53,7 +53,7 @@ def few_labels(per_class: int, seed: int, tests: int = 200) -> data.ImageDataset
 
 def started(start: str, seed: int) -> DenseNet:
     """The network at the beginning of a run; what is random in it is drawn by `seed`."""
-    arguments.one_of("start", start, STARTS)
+    arguments.one_of(STARTS)("start", start)
     torch.manual_seed(seed)
     model = densenet("densenet_bc", weights=WEIGHTS, head="new")
     if start == "from scratch":

@@ -71,5 +71,5 @@ def augment(images: Tensor, names: Sequence[str]) -> Tensor:
         ValueError: a name is not in :data:`AUGMENTATIONS`.
     """
     for name in names:
-        images = AUGMENTATIONS[arguments.one_of("augment", name, AUGMENTATIONS)](images)
+        images = AUGMENTATIONS[arguments.one_of(AUGMENTATIONS)("augment", name)](images)
     return images

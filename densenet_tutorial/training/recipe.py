@@ -3,13 +3,24 @@
 import dataclasses
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch.optim import lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler
 
 from densenet_tutorial.training.augmentation import AUGMENTATIONS
-from densenet_tutorial.utils import arguments
+from densenet_tutorial.utils.arguments import (
+    Check,
+    boolean,
+    fraction,
+    non_negative_int,
+    one_of,
+    optional,
+    positive_int,
+    positive_number,
+    sequence_of,
+)
 
 #: How the learning rate changes over all steps of a run, from an optimizer, its learning rate and the number of steps.
 SCHEDULES: dict[str, Callable[[torch.optim.Optimizer, float, int], LRScheduler]] = {
@@ -24,6 +35,11 @@ SCHEDULES: dict[str, Callable[[torch.optim.Optimizer, float, int], LRScheduler]]
 
 #: Lower precisions for the forward pass.
 AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def _option(default: Any, check: Check, help: str) -> Any:
+    """A field of :class:`Recipe`: its check, and the words that the command line shows."""
+    return dataclasses.field(default=default, metadata={"check": check, "help": help})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,30 +69,27 @@ class Recipe:
     https://arxiv.org/abs/1708.07120.
     """
 
-    epochs: int = 300
-    batch_size: int = 64
-    lr: float = 0.1
-    schedule: str = "step"
-    weight_decay: float = 1e-4
-    label_smoothing: float = 0.0
-    augment: tuple[str, ...] = ()
-    clip_norm: float | None = None
-    amp: str | None = None
-    channels_last: bool = True
-    compile: bool = False
-    sync_batch_norm: bool = False
-    seed: int = 0
+    epochs: int = _option(300, positive_int, "passes over the images")
+    batch_size: int = _option(64, positive_int, "images per step, of all processes together")
+    lr: float = _option(0.1, positive_number, "learning rate at its highest")
+    schedule: str = _option("step", one_of(SCHEDULES), "of the learning rate")
+    weight_decay: float = _option(1e-4, fraction, "L2 penalty on all parameters")
+    label_smoothing: float = _option(0.0, fraction, "share of each label that all classes get")
+    augment: tuple[str, ...] = _option(
+        (), sequence_of(one_of(AUGMENTATIONS), empty=True), "applied in the order given"
+    )
+    clip_norm: float | None = _option(
+        None, optional(positive_number), "scale larger gradients down to this norm"
+    )
+    amp: str | None = _option(
+        None, optional(one_of(AMP)), "precision of the forward pass, where not float32"
+    )
+    channels_last: bool = _option(True, boolean, "the channels of a pixel lie together in memory")
+    compile: bool = _option(False, boolean, "run the model through torch.compile")
+    sync_batch_norm: bool = _option(False, boolean, "batch statistics over all processes (on GPUs)")
+    seed: int = _option(0, non_negative_int, "of all random numbers")
 
     def __post_init__(self) -> None:
-        arguments.positive_int("epochs", self.epochs)
-        arguments.positive_int("batch_size", self.batch_size)
-        arguments.positive_number("lr", self.lr)
-        arguments.one_of("schedule", self.schedule, SCHEDULES)
-        arguments.fraction("weight_decay", self.weight_decay, zero=True)
-        arguments.fraction("label_smoothing", self.label_smoothing, zero=True)
-        for name in self.augment:
-            arguments.one_of("augment", name, AUGMENTATIONS)
-        if self.clip_norm is not None:
-            arguments.positive_number("clip_norm", self.clip_norm)
-        arguments.one_of("amp", self.amp, (None, *AMP))
-        arguments.whole_number("seed", self.seed)
+        for field in dataclasses.fields(self):
+            value = field.metadata["check"](field.name, getattr(self, field.name))
+            object.__setattr__(self, field.name, value)

@@ -1,82 +1,184 @@
-"""Argument checks, one line each where they are used.
+"""Argument checks: the one place that says in words what an argument must be.
 
-Each returns the value it was given, so that a check and an assignment fit on one line, and raises a
-``ValueError`` that names the argument, the value and what would have been valid.
+    @arguments.check(num_layers=positive_int, drop_rate=fraction)
+    def build(num_layers: int, drop_rate: float = 0.0) -> nn.Module: ...
+
+A :class:`Check` takes the name and the value of an argument and returns the value as the function wants it: an ``int``
+for NumPy's, a tuple for a list. Anything else is a ``ValueError`` that names the argument, what it must be, and what came.
 """
 
+import functools
+import inspect
 import math
 import numbers
 import operator
-from collections.abc import Collection, Mapping
+import os
+import reprlib
+from collections.abc import Callable, Collection, Mapping
 from collections.abc import Set as AbstractSet
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ParamSpec, TypeVar
+
+import numpy as np
+import torch
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
-def whole_number(name: str, value: Any, *, least: int = 0) -> int:
-    """Return `value` as an int of at least `least`."""
-    try:
-        number = None if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        number = None
-    if number is None or number < least:
-        raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
-    return number
+@dataclass(frozen=True)
+class Check:
+    """What an argument must be.
+
+    Attributes:
+        description: completes "NAME must be …"; a function where it is known only later.
+        convert: returns the value as it is to be used, or raises a ``ValueError`` or ``TypeError``.
+    """
+
+    description: str | Callable[[], str]
+    convert: Callable[[Any], Any]
+
+    def __str__(self) -> str:
+        return self.description if isinstance(self.description, str) else self.description()
+
+    def __call__(self, name: str, value: Any) -> Any:
+        try:
+            return self.convert(value)
+        except (TypeError, ValueError, OverflowError):
+            raise ValueError(f"{name} must be {self}, got {shown(value)}") from None
 
 
-def positive_int(name: str, value: Any) -> int:
-    """Return `value` as an int of at least 1."""
-    return whole_number(name, value, least=1)
+def check(**checks: Check) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Decorate a function: the named arguments, where they are given, go through their checks first."""
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        signature = inspect.signature(function)
+        if unknown := checks.keys() - signature.parameters.keys():
+            raise TypeError(f"{function.__qualname__} has no arguments {sorted(unknown)}")
+
+        @functools.wraps(function)
+        def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+            try:
+                bound = signature.bind(*args, **kwargs)
+            except TypeError:
+                return function(*args, **kwargs)  # Python's own words for a missing argument
+            for name, value in bound.arguments.items():
+                if name in checks:
+                    bound.arguments[name] = checks[name](name, value)
+            return function(*bound.args, **bound.kwargs)
+
+        return checked
+
+    return decorate
 
 
-def positive_ints(name: str, values: Any) -> tuple[int, ...]:
-    """Return `values` as a non-empty tuple of ints of at least 1."""
-    return whole_numbers(name, values, least=1)
+def shown(value: Any) -> str:
+    """`value` in a few words, for a message."""
+    if isinstance(value, torch.Tensor):
+        return f"a tensor of {value.dtype}, shape {list(value.shape)}"
+    if isinstance(value, np.ndarray):
+        return f"a NumPy array of {value.dtype}, shape {list(value.shape)}"
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = 120
+    return short.repr(value)
 
 
-def whole_numbers(name: str, values: Any, *, least: int = 0) -> tuple[int, ...]:
-    """Return `values` as a non-empty tuple of ints of at least `least`."""
-    # Python would go through these too: bytes as numbers, sets in no order, dicts key by key.
-    refused = isinstance(values, (bytes, bytearray, AbstractSet, Mapping))
-    try:
-        checked = () if refused else tuple(whole_number(name, v, least=least) for v in values)
-    except (TypeError, ValueError):
-        checked = ()
-    if not checked:
-        raise ValueError(
-            f"{name} must be a non-empty sequence of whole numbers of at least {least}, got {values!r}"
-        )
-    return checked
+def integer(least: int | None = None) -> Check:
+    """A whole number, Python's or NumPy's, of at least `least`; truth values are none."""
 
+    def convert(value: Any) -> int:
+        if isinstance(value, (bool, np.bool_, torch.Tensor)):
+            raise TypeError
+        number = operator.index(value)
+        if least is not None and number < least:
+            raise ValueError
+        return number
 
-def _real(value: Any) -> float:
-    """`value` as a float; not a number (nan) if it is none, and truth values, NumPy's included, are none."""
-    return (
-        math.nan if isinstance(value, bool) or not isinstance(value, numbers.Real) else float(value)
+    return Check(
+        "a whole number" if least is None else f"a whole number of at least {least}", convert
     )
 
 
-def fraction(name: str, value: Any, *, zero: bool) -> float:
-    """Return `value` as a float from 0 (if `zero`, else from just above 0) to 1."""
-    number = _real(value)
-    if not 0 <= number <= 1 or (number == 0 and not zero):
-        valid = "from 0 to 1" if zero else "above 0 and at most 1"
-        raise ValueError(f"{name} must be a number {valid}, got {value!r}")
-    return number
+def _real(value: Any) -> float:
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
+        raise TypeError
+    return float(value)
 
 
-def positive_number(name: str, value: Any) -> float:
-    """Return `value` as a finite float above 0."""
-    number = _real(value)
-    if not 0 < number < math.inf:
-        raise ValueError(f"{name} must be a finite number above 0, got {value!r}")
-    return number
+def _number(description: str, valid: Callable[[float], bool]) -> Check:
+    def convert(value: Any) -> float:
+        number = _real(value)
+        if not valid(number):
+            raise ValueError
+        return number
+
+    return Check(description, convert)
 
 
-def one_of(name: str, value: Any, valid: Collection[Any]) -> Any:
-    """Return `value`, which must be one of `valid`."""
-    if not any(
-        value is choice or (type(value) is type(choice) and value == choice) for choice in valid
-    ):
-        choices = ", ".join(repr(choice) for choice in valid)
-        raise ValueError(f"{name} must be one of {choices}; got {value!r}")
-    return value
+positive_int = integer(1)
+non_negative_int = integer(0)
+positive_number = _number("a finite number above 0", lambda x: 0 < x < math.inf)
+non_negative_number = _number("a finite number of at least 0", lambda x: 0 <= x < math.inf)
+fraction = _number("a number from 0 to 1", lambda x: 0 <= x <= 1)
+positive_fraction = _number("a number above 0 and at most 1", lambda x: 0 < x <= 1)
+
+
+def _boolean(value: Any) -> bool:
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError
+    return bool(value)
+
+
+boolean = Check("True or False", _boolean)
+
+
+def one_of(choices: Collection[Any]) -> Check:
+    """One of `choices`, of the same type: 1 is not True."""
+
+    def convert(value: Any) -> Any:
+        for choice in choices:
+            if value is choice or (type(value) is type(choice) and value == choice):
+                return choice
+        raise ValueError
+
+    return Check(lambda: f"one of {', '.join(map(repr, choices))}", convert)
+
+
+def optional(inner: Check) -> Check:
+    """``None``, or what `inner` takes."""
+    return Check(
+        lambda: f"{inner}, or None", lambda value: None if value is None else inner.convert(value)
+    )
+
+
+def sequence_of(inner: Check, *, empty: bool = False) -> Check:
+    """A list, a tuple or another sequence, returned as a tuple, whose elements `inner` takes."""
+
+    def convert(values: Any) -> tuple[Any, ...]:
+        # Python would go through these too: text letter by letter, sets in no order, dicts key by key.
+        if isinstance(values, (str, bytes, bytearray, AbstractSet, Mapping)):
+            raise TypeError
+        if not hasattr(values, "__len__"):
+            raise TypeError  # a generator is empty the second time
+        converted = tuple(inner.convert(value) for value in values)
+        if not converted and not empty:
+            raise ValueError
+        return converted
+
+    kind = "a sequence" if empty else "a non-empty sequence"
+    return Check(lambda: f"{kind}, each element {inner}", convert)
+
+
+def instance_of(kind: type | tuple[type, ...], description: str) -> Check:
+    """An object of `kind`, which is called `description`."""
+
+    def convert(value: Any) -> Any:
+        if not isinstance(value, kind):
+            raise TypeError
+        return value
+
+    return Check(description, convert)
+
+
+#: The path of a file or folder, text or ``os.PathLike``.
+path = instance_of((str, os.PathLike), "a path")

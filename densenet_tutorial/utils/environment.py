@@ -25,7 +25,7 @@ def device(name: str | None = None) -> torch.device:
     """
     variable = "DENSENET_TUTORIAL_DEVICE" if name is None else "device"
     name = os.environ.get("DENSENET_TUTORIAL_DEVICE", "auto") if name is None else name
-    name = arguments.one_of(variable, name.lower(), DEVICES)
+    name = arguments.one_of(DEVICES)(variable, name.lower())
     present = {
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),

@@ -224,8 +224,8 @@ def adapt_state_dict(
 def checked_head(head: Any) -> str | tuple[int, ...] | None:
     """Return `head` if :func:`adapt_state_dict` takes it, row numbers as a tuple."""
     if head is None or isinstance(head, str):
-        return arguments.one_of("head", head, (None, "new", "slice"))
-    return arguments.whole_numbers("head", head)
+        return arguments.one_of((None, "new", "slice"))("head", head)
+    return arguments.sequence_of(arguments.non_negative_int)("head", head)
 
 
 def _fit_classifier(
