@@ -3,8 +3,8 @@
     python book/_tools/sync.py [NOTEBOOK …]
 
 A listing shows classes or functions of `densenet_tutorial` in full but for their docstrings, since the chapter around it
-explains them. Each is replaced, decorators and comments included, by the package's text of the same name; whatever else
-stands in the cell stays. Run the chapter again afterwards.
+explains them, and the checks of their arguments (`@arguments.check(…)`). Each is replaced, comments included, by the
+package's text of the same name; whatever else stands in the cell stays. Run the chapter again afterwards.
 """
 
 import argparse
@@ -36,14 +36,28 @@ def docstring_lines(source):
                 yield last
 
 
+def is_argument_check(decorator):
+    """Whether `decorator` is ``@arguments.check(…)``, which a listing leaves out."""
+    return isinstance(decorator, ast.Call) and ast.unparse(decorator.func) == "arguments.check"
+
+
+def argument_check_lines(source):
+    """The numbers (from 0) of the lines that argument checks take up."""
+    for node in ast.walk(ast.parse(source)):
+        for decorator in getattr(node, "decorator_list", []):
+            if is_argument_check(decorator):
+                yield from range(decorator.lineno - 1, decorator.end_lineno)
+
+
 def package_texts(package):
-    """The texts, without docstrings, of every top-level class and function in the folder `package`, by name."""
+    """The texts, without docstrings and argument checks, of every top-level class and function in the folder `package`, by name."""
     texts = {}
     for path in sorted(Path(package).rglob("*.py")):
         source = path.read_text(encoding="utf-8")
-        lines, docstrings = source.splitlines(), set(docstring_lines(source))
+        lines = source.splitlines()
+        left_out = {*docstring_lines(source), *argument_check_lines(source)}
         for name, first, last in definitions(source):
-            kept = [lines[i] for i in range(first, last) if i not in docstrings]
+            kept = [lines[i] for i in range(first, last) if i not in left_out]
             texts.setdefault(name, []).append("\n".join(kept))
     return texts
 
