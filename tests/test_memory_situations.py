@@ -1,9 +1,12 @@
 """When a memory-efficient mode may act, and what it does in situations that nobody thought of."""
 
 import copy
+import inspect
+import json
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,10 +15,18 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations, prune
 
-from densenet_tutorial import DenseBlock, DenseLayer, DenseNet, Transition, set_memory_efficient
+from densenet_tutorial import (
+    DenseBlock,
+    DenseLayer,
+    DenseNet,
+    Transition,
+    densenet,
+    set_memory_efficient,
+)
 from densenet_tutorial.memory import conditions
 from densenet_tutorial.memory.conditions import Stage, may_act
 
+ROOT = Path(__file__).resolve().parents[1]
 MODES = ("checkpoint", "recompute", "minimal")
 OWN = ("recompute", "minimal")
 
@@ -235,6 +246,38 @@ def test_random_situations_end_as_with_the_plain_model(first):
         words, results = check(seed)
         wrong = {m: r for m, r in results.items() if r not in ("equal", "refused", "fails alike")}
         assert not wrong, f"python tests/random_situations.py --seed {seed} --count 1: {words}"
+
+
+# ------------------------------------------------------------------------------------------------- limits
+
+
+def test_the_docstring_and_the_chapter_name_the_same_limits():
+    chapter = json.loads((ROOT / "book" / "07_memory.ipynb").read_text(encoding="utf-8"))
+    text = next(
+        "".join(c["source"]) for c in chapter["cells"] if "### Limits" in "".join(c["source"])
+    )
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    names = [row[0] for row in rows[rows.index(["situation", "what happens"]) + 1 :]]
+    documented = inspect.getdoc(set_memory_efficient).partition("Limits:")[2]
+    documented = " ".join(documented.replace("``", "`").split())
+    assert len(names) > 10
+    assert [name for name in names if f"- {name}: " not in documented] == []
+
+
+@pytest.mark.parametrize(("mode", "copied"), [(False, 183), ("recompute", 61)])
+def test_hooks_that_copy_see_each_layers_view(mode, copied):
+    model, x = densenet("densenet121", memory_efficient=mode), torch.randn(2, 3, 224, 224)
+    there_anyway = {t.data_ptr() for t in (x, *model.parameters(), *model.buffers())}
+    sizes = []
+
+    def pack(tensor):
+        if tensor.data_ptr() not in there_anyway:
+            sizes.append(tensor.numel() * tensor.element_size())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        model(x)
+    assert round(sum(sizes) / len(x) / 2**20) == copied
 
 
 # ------------------------------------------------------------------------------------- found by an attack

@@ -36,14 +36,16 @@ def checkpointed(stage: Stage, inputs: list[Tensor]) -> Tensor:
     """Concatenate `inputs`, then norm, ReLU and convolution; keep `inputs` alone, and compute the rest again for the
     backward pass.
 
-    Batch norm's forward pass moves its running statistics. So the second time it works on copies of them. These and the
-    parameters are arguments: whatever the modules hold by then, it is the first forward pass that is repeated.
+    Batch norm's forward pass moves its running statistics. So the second time it moves others, which are thrown away.
+    The parameters, and running statistics where they are used, are arguments: whatever the modules hold by then, it is
+    the first forward pass that is repeated.
 
     Source: Pleiss et al. 2017, https://arxiv.org/abs/1707.06990, section 3.
     """
     norm, conv = stage.norm, stage.operation
     from_batch, eps = norm.training or norm.running_mean is None, norm.eps
-    statistics = [copied(norm.running_mean), copied(norm.running_var)]
+    running = [norm.running_mean, norm.running_var]
+    used = [None, None] if from_batch else [buffer.clone() for buffer in running]
     settings = convolution_settings(conv)
     runs = itertools.count()
 
@@ -52,21 +54,19 @@ def checkpointed(stage: Stage, inputs: list[Tensor]) -> Tensor:
         if next(runs) == 0:
             x = norm(x)
         else:
-            x = F.batch_norm(x, copied(mean), copied(var), weight, bias, from_batch, 0.0, eps)
+            if from_batch:
+                mean, var = (None if b is None else torch.zeros_like(b) for b in running)
+            x = F.batch_norm(x, mean, var, weight, bias, from_batch, 0.0, eps)
         return F.conv2d(x.relu_(), kernel, None, *settings)
 
     return checkpoint(
         function,
         *(norm.weight, norm.bias, conv.weight),
-        *statistics,
+        *used,
         *inputs,
         use_reentrant=False,
         preserve_rng_state=False,  # nothing in it is random
     )
-
-
-def copied(tensor: Tensor | None) -> Tensor | None:
-    return None if tensor is None else tensor.clone()
 
 
 # --------------------------------------------------------------------------------- one buffer for a whole block

@@ -7,6 +7,7 @@ A :class:`Check` takes the name and the value of an argument and returns the val
 for NumPy's, a tuple for a list. Anything else is a ``ValueError`` that names the argument, what it must be, and what came.
 """
 
+import contextlib
 import functools
 import inspect
 import math
@@ -58,9 +59,10 @@ def check(**checks: Check) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
         @functools.wraps(function)
         def checked(*args: P.args, **kwargs: P.kwargs) -> R:
-            try:
+            bound = None
+            with contextlib.suppress(TypeError):
                 bound = signature.bind(*args, **kwargs)
-            except TypeError:
+            if bound is None:
                 return function(*args, **kwargs)  # Python's own words for a missing argument
             for name, value in bound.arguments.items():
                 if name in checks:
