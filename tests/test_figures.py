@@ -55,7 +55,7 @@ def test_shapes_costs_and_receptive_fields_name_every_part():
 def test_confusion_names_the_commonest_mistake():
     matrix = torch.diag(torch.tensor([5, 5, 5]))
     matrix[2, 0] = 3
-    assert "Most often: c taken for a" in texts(figures.confusion(matrix, "abc"))
+    assert "Most often: c taken for a" in texts(figures.confusion(matrix, list("abc")))
 
 
 def test_history_draws_both_sets_and_says_the_accuracy():

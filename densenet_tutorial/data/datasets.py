@@ -108,9 +108,7 @@ def load_dataset(name: str = "fashion-mini", root: str | Path | None = None) -> 
     https://doi.org/10.24432/C50P49 (digits, CC BY 4.0).
     """
     arguments.one_of(_LOADERS)("name", name)
-    folder = Path(
-        root or os.environ.get("DENSENET_TUTORIAL_DATA") or "~/.cache/densenet-tutorial"
-    )
+    folder = Path(root or os.environ.get("DENSENET_TUTORIAL_DATA") or "~/.cache/densenet-tutorial")
     try:
         folder = folder.expanduser()
     except RuntimeError as error:  # nobody's home is known; what ships needs none
