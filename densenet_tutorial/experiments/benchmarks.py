@@ -105,6 +105,7 @@ def compare_memory(
 
     If `quick`, what is saved and the seconds alone: the rest takes a fresh process for every model, or fills the GPU.
     """
+    device = torch.device(device)
     shape = (batch_size, 3, image_size, image_size)
     x = torch.randn(shape, device=device)
     built = {label: build().to(device) for label, build in models(name).items()}
@@ -276,6 +277,7 @@ def _is_no_table(path: str | Path) -> None:
 
 @arguments.check(
     _is_no_table,
+    _equal_lengths,
     path=arguments.path,
     command=arguments.text,
     setting=arguments.instance_of(dict, "a dict"),

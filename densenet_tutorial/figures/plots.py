@@ -48,7 +48,8 @@ def _epoch(row: Any) -> Mapping[str, float]:
 
 def _equal_lengths(runs: Mapping[str, Sequence[np.ndarray]]) -> None:
     if len({len(run) for values in runs.values() for run in values}) > 1:
-        raise ValueError(f"runs must be of the same length, got {arguments.shown(runs)}")
+        given = {name: [run.tolist() for run in values] for name, values in runs.items()}
+        raise ValueError(f"runs must be of the same length, got {arguments.shown(given)}")
 
 
 def _a_place_for_each(series: Mapping[str, np.ndarray], x: np.ndarray | None) -> None:
@@ -56,7 +57,7 @@ def _a_place_for_each(series: Mapping[str, np.ndarray], x: np.ndarray | None) ->
         if x is not None and len(values) != len(x):
             raise ValueError(
                 f"x must hold as many places as {name!r} has values, {len(values)}, "
-                f"got {arguments.shown(x)}"
+                f"got {arguments.shown(x.tolist())}"
             )
 
 
@@ -85,7 +86,7 @@ def _one_label_each(features: Tensor, labels: Sequence[str] | None) -> None:
 def _square(matrix: Tensor, classes: Sequence[str]) -> None:
     if list(matrix.shape) != [len(classes)] * 2:
         raise ValueError(
-            f"matrix must have a row and a column for each of {len(classes)} classes, "
+            f"matrix must have a row and a column for each of the classes, {arguments.shown(classes)}, "
             f"got {arguments.shown(matrix)}"
         )
 

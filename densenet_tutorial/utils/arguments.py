@@ -87,15 +87,24 @@ def check(
     return decorate
 
 
+class _Short(reprlib.Repr):
+    """Python's own way to show much in little, without the numbers of tensors and arrays."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = 120
+
+    def repr1(self, x: Any, level: int) -> str:
+        if isinstance(x, torch.Tensor):
+            return f"a tensor of {x.dtype}, shape {list(x.shape)}"
+        if isinstance(x, np.ndarray):
+            return f"a NumPy array of {x.dtype}, shape {list(x.shape)}"
+        return super().repr1(x, level)
+
+
 def shown(value: Any) -> str:
-    """`value` in a few words, for a message."""
-    if isinstance(value, torch.Tensor):
-        return f"a tensor of {value.dtype}, shape {list(value.shape)}"
-    if isinstance(value, np.ndarray):
-        return f"a NumPy array of {value.dtype}, shape {list(value.shape)}"
-    short = reprlib.Repr()
-    short.maxstring = short.maxother = 120
-    return short.repr(value)
+    """`value` in a few words on one line, for a message."""
+    return " ".join(_Short().repr(value).split())
 
 
 def integer(least: int | None = None, most: int | None = None) -> Check:
