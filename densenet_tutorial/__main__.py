@@ -75,6 +75,18 @@ def _plain(error: UnicodeEncodeError) -> tuple[str, int]:
 codecs.register_error("densenet_tutorial.plain", _plain)
 
 
+@contextlib.contextmanager
+def _called(**options: str) -> Iterator[None]:
+    """Let errors about arguments call them as the command line does: ``name="--dataset"``."""
+    try:
+        yield
+    except ValueError as error:
+        name, _, rest = str(error).partition(" ")
+        if name not in options:
+            raise
+        raise ValueError(f"{options[name]} {rest}") from error
+
+
 def _add_train(commands: Any) -> None:
     from densenet_tutorial.training import AMP, SCHEDULES, Recipe
     from densenet_tutorial.training.augmentation import AUGMENTATIONS
@@ -212,14 +224,16 @@ def _trained(options: argparse.Namespace, name: str | None = None) -> network.De
     """
     from densenet_tutorial import weights
 
-    read = weights.read(options.weights, name)
+    with _called(name="--model"):
+        read = weights.read(options.weights, name)
     if name is None:
         if not (read.config and read.config["model"]):
             raise ValueError(f"weights {options.weights!r} do not say of which model they are")
         name = read.config["model"]["name"]
     if "classifier.weight" not in read.model:
         raise ValueError(f"weights {options.weights!r} have no classifier: they tell no classes")
-    model = network.densenet(name, weights=options.weights)
+    with _called(name="--model"):
+        model = network.densenet(name, weights=options.weights)
     return model.eval().to(environment.device(options.device))
 
 
@@ -230,11 +244,17 @@ def _evaluate(options: argparse.Namespace) -> None:
         raise ValueError("weights 'imagenet' cannot be evaluated: ImageNet's pictures are not here")
     model = _trained(options)
     trained_on = weights.trained_on(options.weights)
-    dataset = data.load_dataset(options.dataset or trained_on["name"])
+    with _called(name="--dataset"):
+        dataset = data.load_dataset(options.dataset or trained_on["name"])
     if list(dataset.classes) != trained_on["classes"]:
         raise ValueError(
             f"--dataset must be one with the classes of {trained_on['name']!r}, "
             f"got {options.dataset!r}"
+        )
+    if dataset.test_images.shape[1] != model.in_channels:
+        raise ValueError(
+            f"--dataset must be one with images of {model.in_channels} channels, "
+            f"got {options.dataset!r} with {dataset.test_images.shape[1]}"
         )
     dataset = dataclasses.replace(
         dataset, mean=tuple(trained_on["mean"]), std=tuple(trained_on["std"])
