@@ -38,8 +38,21 @@ def _is_part(model: DenseNet, part: str) -> None:
     arguments.one_of(model.parts())("part", part)
 
 
+def _classes(model: DenseNet) -> int:
+    """How many classes `model` tells apart; a ValueError if it has had its classifier taken off."""
+    if not isinstance(model.classifier, nn.Linear):
+        raise ValueError(
+            f"model must be a DenseNet with a classifier, got one with {model.classifier} in its place"
+        )
+    return model.classifier.out_features
+
+
+def _has_classifier(model: DenseNet) -> None:
+    _classes(model)
+
+
 def _are_targets(model: DenseNet, x: Tensor, target: Tensor | int) -> None:
-    classes = model.classifier.out_features
+    classes = _classes(model)
     if isinstance(target, Tensor):
         _check_classes("target", _labels("target", target), len(x), classes)
     else:
@@ -47,7 +60,7 @@ def _are_targets(model: DenseNet, x: Tensor, target: Tensor | int) -> None:
 
 
 def _are_labels(model: DenseNet, x: Tensor, labels: Tensor) -> None:
-    _check_classes("labels", labels, len(x), model.classifier.out_features)
+    _check_classes("labels", labels, len(x), _classes(model))
 
 
 def _check_classes(name: str, values: Tensor, pictures: int, classes: int) -> None:
@@ -255,7 +268,7 @@ def grad_cam(model: DenseNet, x: Tensor, target: Tensor | int, part: str = "fina
     return F.relu((weights * found[part]).sum(1)).detach()
 
 
-@arguments.check(model=_densenet)
+@arguments.check(_has_classifier, model=_densenet)
 def connections(
     model: DenseNet, block: str
 ) -> tuple[list[int], list[tuple[nn.BatchNorm2d, nn.Module]]]:
