@@ -38,21 +38,16 @@ def _is_part(model: DenseNet, part: str) -> None:
     arguments.one_of(model.parts())("part", part)
 
 
-def _classes(model: DenseNet) -> int:
-    """How many classes `model` tells apart; a ValueError if it has had its classifier taken off."""
-    if not isinstance(model.classifier, nn.Linear):
+def _has_classifier(model: DenseNet) -> None:
+    if not hasattr(model.classifier, "out_features"):
         raise ValueError(
             f"model must be a DenseNet with a classifier, got one with {model.classifier} in its place"
         )
-    return model.classifier.out_features
-
-
-def _has_classifier(model: DenseNet) -> None:
-    _classes(model)
 
 
 def _are_targets(model: DenseNet, x: Tensor, target: Tensor | int) -> None:
-    classes = _classes(model)
+    _has_classifier(model)
+    classes = model.classifier.out_features
     if isinstance(target, Tensor):
         _check_classes("target", _labels("target", target), len(x), classes)
     else:
@@ -60,7 +55,8 @@ def _are_targets(model: DenseNet, x: Tensor, target: Tensor | int) -> None:
 
 
 def _are_labels(model: DenseNet, x: Tensor, labels: Tensor) -> None:
-    _check_classes("labels", labels, len(x), _classes(model))
+    _has_classifier(model)
+    _check_classes("labels", labels, len(x), model.classifier.out_features)
 
 
 def _check_classes(name: str, values: Tensor, pictures: int, classes: int) -> None:
