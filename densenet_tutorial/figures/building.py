@@ -1,11 +1,12 @@
 """Drawings of chapters 1 to 5: what reads what, how channels grow, shapes, receptive fields, costs."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, Rectangle
-from torch import Tensor
+from torch import Tensor, nn
 
 from densenet_tutorial.figures.style import (
     COLORS,
@@ -18,18 +19,33 @@ from densenet_tutorial.figures.style import (
 )
 from densenet_tutorial.insight import PartCost, ReceptiveField
 from densenet_tutorial.layers import DenseBlock
+from densenet_tutorial.utils import arguments
+
+
+def _as_block(value: Any) -> DenseBlock:
+    # By what it can do: a reader's own class, built up in chapter 03, is one as well.
+    if not isinstance(value, nn.ModuleDict) or not value:
+        raise TypeError
+    if not all(
+        hasattr(layer, "norm1") and hasattr(layer, "growth_rate") for layer in value.values()
+    ):
+        raise TypeError
+    return value
+
+
+_block = arguments.Check("a DenseBlock", _as_block)
 
 
 def _growth(block: DenseBlock) -> tuple[list[str], list[int]]:
-    """Names and channel counts of everything that a block concatenates, read off its modules."""
+    """Names and channel counts of everything that a block concatenates, read off its layers."""
     layers = list(block.values())
-    last = [getattr(layer, "conv2", layer.conv1) for layer in layers]
     return (
         ["input", *(f"layer {i}" for i in range(1, len(layers) + 1))],
-        [layers[0].norm1.num_features, *(conv.out_channels for conv in last)],
+        [layers[0].norm1.num_features, *(layer.growth_rate for layer in layers)],
     )
 
 
+@arguments.check(block=_block)
 @styled
 def connectivity(block: DenseBlock) -> Figure:
     """Every connection of `block`: an arc from each source of feature maps to each layer that reads it."""
@@ -75,6 +91,7 @@ def connectivity(block: DenseBlock) -> Figure:
     return figure
 
 
+@arguments.check(block=_block)
 @styled
 def channels(block: DenseBlock) -> Figure:
     """What each layer of `block` reads, and what leaves the block, stacked by where the channels come from."""
@@ -103,6 +120,7 @@ def channels(block: DenseBlock) -> Figure:
     return figure
 
 
+@arguments.check(features=arguments.mapping_of(arguments.tensor("numbers", "N, C, H, W")))
 @styled
 def shapes(features: Mapping[str, Tensor]) -> Figure:
     """The tensor after each part: height of a box for height and width, width of it for the channels.
@@ -132,6 +150,10 @@ def shapes(features: Mapping[str, Tensor]) -> Figure:
     return figure
 
 
+@arguments.check(
+    fields=arguments.sequence_of(arguments.instance_of(ReceptiveField, "a ReceptiveField")),
+    image_size=arguments.positive_int,
+)
 @styled
 def receptive_fields(fields: Sequence[ReceptiveField], image_size: int) -> Figure:
     """The receptive fields after each part, from the channel that sees least to the one that sees most."""
@@ -165,6 +187,7 @@ def receptive_fields(fields: Sequence[ReceptiveField], image_size: int) -> Figur
     return figure
 
 
+@arguments.check(parts=arguments.sequence_of(arguments.instance_of(PartCost, "a PartCost")))
 @styled
 def costs(parts: Sequence[PartCost]) -> Figure:
     """Each part's share of the parameters and of the multiply-adds, side by side."""

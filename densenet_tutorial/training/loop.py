@@ -25,6 +25,7 @@ from densenet_tutorial.training import distributed
 from densenet_tutorial.training.augmentation import augment
 from densenet_tutorial.training.recipe import AMP, SCHEDULES, Recipe
 from densenet_tutorial.training.run_folder import RunFolder
+from densenet_tutorial.utils.modes import evaluation_mode
 
 
 class Training:
@@ -293,15 +294,13 @@ def predict(
 ) -> Tensor:
     """Logits (N, classes) of `model`, in eval mode, for `images`, bytes of (N, C, H, W); on the CPU.
 
-    The model is left in the mode it was in.
+    Every module is left in the mode that it was in, also after an error.
     """
     device = next(model.parameters()).device
-    was_training = model.training
-    model.eval()
-    logits = [
-        model(dataset.normalize(batch.to(device))).cpu() for batch in images.split(batch_size)
-    ]
-    model.train(was_training)
+    with evaluation_mode(model):
+        logits = [
+            model(dataset.normalize(batch.to(device))).cpu() for batch in images.split(batch_size)
+        ]
     return torch.cat(logits)
 
 
