@@ -152,9 +152,9 @@ class RecomputedSequential(Variant, nn.Sequential):
         modules = list(self)
         while modules:
             if len(modules) < 3 or not (
-                isinstance(modules[0], nn.BatchNorm2d | nn.SyncBatchNorm)
+                isinstance(modules[0], (nn.BatchNorm2d, nn.SyncBatchNorm))
                 and isinstance(modules[1], nn.ReLU)
-                and isinstance(modules[2], nn.Conv2d | nn.MaxPool2d)
+                and isinstance(modules[2], (nn.Conv2d, nn.MaxPool2d))
             ):
                 yield modules.pop(0)
                 continue
