@@ -139,9 +139,8 @@ class RecomputedSequential(Variant, nn.Sequential):
                 statistics = None
                 continue
             for module in part.modules() if isinstance(part, Stage) else [part]:
-                if isinstance(
-                    module, RecomputedDenseBlock | RecomputedSequential
-                ) and not is_watched(module):
+                ours = isinstance(module, (RecomputedDenseBlock, RecomputedSequential))
+                if ours and not is_watched(module):
                     x, statistics = module.compute(x, statistics)
                 else:
                     x, statistics = module(x), None
