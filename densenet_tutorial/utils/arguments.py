@@ -182,3 +182,5 @@ def instance_of(kind: type | tuple[type, ...], description: str) -> Check:
 
 #: The path of a file or folder, text or ``os.PathLike``.
 path = instance_of((str, os.PathLike), "a path")
+
+text = instance_of(str, "text")
