@@ -312,7 +312,7 @@ _PLAIN: dict[tuple[str, str], Any] = {
     ("torch._utils", "_rebuild_tensor_v2"): _tensor,
     ("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,
     ("torch._utils", "_rebuild_parameter_with_state"): lambda tensor, *_: tensor,
-    ("torch._utils", "_rebuild_sparse_tensor"): _refusing("a sparse tensor"),
+    ("torch.serialization", "_get_layout"): _refusing("a sparse tensor"),
     ("torch._utils", "_rebuild_qtensor"): _refusing("a quantised tensor; dequantise it first"),
     ("torch._utils", "_rebuild_meta_tensor_no_storage"): _refusing(
         "a tensor of the meta device, a shape without numbers"
@@ -401,8 +401,8 @@ class _Unpickler(pickle._Unpickler):  # type: ignore[name-defined]
         if not re.fullmatch(r"[\w.]{1,100}", asked):
             asked = "something without a name"
         raise _Refused(
-            f"its pickle asks for {asked}, which is no tensor or plain value; nothing of it was "
-            "run. A state dict, saved alone, is read"
+            f"its pickle asks for {asked}, which is no tensor of real numbers and no plain value; "
+            "nothing of it was run. A state dict, saved alone, is read"
         )
 
 
