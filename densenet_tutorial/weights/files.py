@@ -287,13 +287,6 @@ def _made(target: Any) -> Callable[..., Any]:
     return make
 
 
-def _refusing(what: str) -> Callable[..., Any]:
-    def refuse(*_: Any) -> None:
-        raise _Refused(f"it holds {what}")
-
-    return refuse
-
-
 def _scalar(kind: str, content: Any) -> Any:
     """A number of NumPy's, as training scripts keep the best accuracy."""
     if not re.fullmatch(r"[<=|]?[fiub][1248]", str(kind)):
@@ -312,15 +305,19 @@ _PLAIN: dict[tuple[str, str], Any] = {
     ("torch._utils", "_rebuild_tensor_v2"): _tensor,
     ("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,
     ("torch._utils", "_rebuild_parameter_with_state"): lambda tensor, *_: tensor,
-    ("torch.serialization", "_get_layout"): _refusing("a sparse tensor"),
-    ("torch._utils", "_rebuild_qtensor"): _refusing("a quantised tensor; dequantise it first"),
-    ("torch._utils", "_rebuild_meta_tensor_no_storage"): _refusing(
-        "a tensor of the meta device, a shape without numbers"
-    ),
     ("_codecs", "encode"): lambda text, *_: text.encode("latin1"),
     ("numpy", "dtype"): lambda kind, *_: kind,
     ("numpy.core.multiarray", "scalar"): _scalar,
     ("numpy._core.multiarray", "scalar"): _scalar,
+}
+
+#: What it may not ask for, and what that is.
+_OTHER_TENSORS = {
+    "_rebuild_sparse_tensor": "a sparse tensor",
+    "_rebuild_qtensor": "a quantised tensor; dequantise it first",
+    "_rebuild_meta_tensor_no_storage": "a tensor of the meta device, a shape without numbers",
+    "ComplexFloatStorage": "complex numbers",
+    "ComplexDoubleStorage": "complex numbers",
 }
 
 _STORAGES = {
@@ -397,12 +394,14 @@ class _Unpickler(pickle._Unpickler):  # type: ignore[name-defined]
             return _STORAGES[name]
         if module == "torch" and isinstance(dtype := getattr(torch, name, None), torch.dtype):
             return dtype
+        if module in ("torch", "torch._utils") and name in _OTHER_TENSORS:
+            raise _Refused(f"it holds {_OTHER_TENSORS[name]}")
         asked = f"{module}.{name}"
         if not re.fullmatch(r"[\w.]{1,100}", asked):
             asked = "something without a name"
         raise _Refused(
-            f"its pickle asks for {asked}, which is no tensor of real numbers and no plain value; "
-            "nothing of it was run. A state dict, saved alone, is read"
+            f"its pickle asks for {asked}, which is no tensor or plain value; nothing of it was "
+            "run. A state dict, saved alone, is read"
         )
 
 
