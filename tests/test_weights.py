@@ -131,7 +131,7 @@ def test_an_official_file_gives_torchvisions_logits_from_disk_and_from_the_web(
     path.write_bytes(content)
     assert not zipfile.is_zipfile(path)
     with serving() as web, torch.no_grad():
-        file = f"{name}-{hashlib.sha256(content).hexdigest()[:8]}.pth"
+        file = f"{name}-{hashlib.sha256(content).hexdigest()}.pth"
         monkeypatch.setitem(weights.IMAGENET_FILES, name, file)
         monkeypatch.setattr(sources, "IMAGENET_ADDRESS", f"{web.address}/")
         address = web.put(file, content)

@@ -397,11 +397,16 @@ def cached_path(url: str) -> Path:
     digits of a hash can be forged. Only what torchvision too fetches from :data:`IMAGENET_ADDRESS`
     has the name that torchvision gives it.
     """
-    name = urlsplit(url).path.rpartition("/")[2]
-    name = re.sub(r"[^A-Za-z0-9._-]", "_", name)[-100:].lstrip(".") or "weights"
+    name = _name_in(url)
     if not (url.startswith(IMAGENET_ADDRESS) and _hash_in(name)):
         name = f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{name}"
     return Path(torch.hub.get_dir(), "checkpoints", name)
+
+
+def _name_in(url: str) -> str:
+    """The last part of an address, as it stands there, of letters and digits that any file may have."""
+    name = urlsplit(url).path.rpartition("/")[2]
+    return re.sub(r"[^A-Za-z0-9._-]", "_", name)[-100:].lstrip(".") or "weights"
 
 
 def _hash_in(name: str) -> str | None:
@@ -424,7 +429,7 @@ def _download(url: str, progress: bool) -> tuple[Path, bool]:
     except ValueError as error:
         raise WeightsError(f"weights {error}") from error
     path = cached_path(address)
-    expected = _hash_in(path.name)
+    expected = _hash_in(_name_in(address))
     try:
         if path.is_file():
             if expected and not download.sha256(path).startswith(expected):
@@ -444,9 +449,8 @@ def _download(url: str, progress: bool) -> tuple[Path, bool]:
                 )
     except OSError as error:
         raise WeightsError(
-            f"{path.name} is not on this machine and could not be downloaded "
-            f"({error.strerror or error}). Fetch {shown} where there is a network and save it as "
-            f"{path}"
+            f"{shown} is not on this machine and could not be downloaded "
+            f"({error.strerror or error}). Fetch it where there is a network and save it as {path}"
         ) from error
     return path, expected is not None
 
