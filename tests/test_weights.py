@@ -172,7 +172,7 @@ def test_torchvisions_weights_of_another_model_are_refused(enum, name, words):
 
 @pytest.mark.parametrize("bad", [None, 3, b"imagenet", [1], 1.5, True, object(), torch.zeros(2)])
 def test_what_weights_cannot_be_is_refused_in_words(bad):
-    with pytest.raises(ValueError, match="weights must be a path"):
+    with pytest.raises(ValueError, match="weights must be a name, a path"):
         weights.read(bad)
 
 
@@ -771,8 +771,8 @@ def test_a_checkpoint_is_built_plain_however_it_was_trained(tmp_path):
         ({"compression": -1}, "compression must be"),
         ({"drop_rate": "much"}, "drop_rate must be"),
         ({"activation": "gelu"}, "an option that is not known here: 'activation'"),
-        ({"name": ["densenet_bc"]}, "no model's configuration"),
-        ({"name": torch.ones(3)}, "no model's configuration"),
+        ({"name": ["densenet_bc"]}, "of its model is no configuration"),
+        ({"name": torch.ones(3)}, "of its model is no configuration"),
     ],
 )
 def test_what_a_checkpoint_says_of_its_model_asks_for_no_larger_one(tmp_path, change, words):
@@ -815,6 +815,17 @@ def test_what_a_checkpoint_says_of_its_data_is_checked(tmp_path, change, words):
     for function in (weights.transforms, weights.categories):
         with pytest.raises(WeightsError, match=f"best.pt cannot be used: .*{words}"):
             function(path)
+
+
+@pytest.mark.parametrize("part", ["model", "dataset"])
+@pytest.mark.parametrize("said", [3, 0.5, "text", [1], [[1, 2]], torch.ones(2), True])
+def test_a_checkpoint_whose_configuration_is_none_says_so(tmp_path, part, said):
+    content = torch.load(checkpoint(tmp_path), weights_only=True)
+    content["config"][part] = said
+    torch.save(content, tmp_path / "a.pt")
+    for function in (weights.read, weights.transforms, weights.categories):
+        with pytest.raises(WeightsError, match=f"says of its {part} is no configuration"):
+            function(tmp_path / "a.pt")
 
 
 def test_what_a_checkpoint_says_of_its_data_is_used(tmp_path):

@@ -80,7 +80,7 @@ def shown(value: Any) -> str:
         return f"a NumPy array of {value.dtype}, shape {list(value.shape)}"
     short = reprlib.Repr()
     short.maxstring = short.maxother = 120
-    return short.repr(value)
+    return " ".join(short.repr(value).split())[:300]  # of tensors in lists, say, in one line
 
 
 def integer(least: int | None = None) -> Check:

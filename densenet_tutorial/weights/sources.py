@@ -131,6 +131,10 @@ def is_here(name: str) -> bool:
 
 # ------------------------------------------------------------------------------ reading and writing
 
+_PLACE = arguments.instance_of(
+    (str, os.PathLike), "a name, a path, an address, a state dict or torchvision's weights"
+)
+
 
 @arguments.check(
     name=arguments.optional(arguments.text),
@@ -172,7 +176,7 @@ def read(
         if name not in (None, model):
             raise WeightsError(f"weights {weights} are of {model}, got the model {name!r}")
         weights, name = "imagenet", model
-    path, is_certain = _located(arguments.path("weights", weights), name, progress)
+    path, is_certain = _located(_PLACE("weights", weights), name, progress)
     with _about(path):
         try:
             return _found(str(path), tensor_files.read(path), allow_nan)
@@ -189,9 +193,11 @@ def _found(source: str, content: Any, allow_nan: bool) -> Weights:
         config = None
         if layouts.is_checkpoint(content):
             config = dict(content["config"])
-            model = config.get("model") or {}
-            if not isinstance(model, Mapping) or not isinstance(model.get("name", ""), str):
-                raise ValueError("what it says of its model is no model's configuration")
+            parts = {part: config.get(part) for part in ("model", "dataset")}
+            strange = [k for k, v in parts.items() if not isinstance(v, (Mapping, type(None)))]
+            if strange or not isinstance((parts["model"] or {}).get("name", ""), str):
+                what = (strange or ["model"])[0]
+                raise ValueError(f"what it says of its {what} is no configuration")
             content = content["model"]
         state_dict, notes = convert_state_dict(content)
         layouts.check_values(state_dict, allow_nan)
@@ -302,14 +308,14 @@ def trained_on(weights: Any) -> dict[str, Any]:
         return results(weights)["config"]["dataset"]
     found = read(weights)
     dataset = (found.config or {}).get("dataset")
-    if dataset is None:
+    if not dataset:
         known = ", ".join(map(repr, ["imagenet", *shipped()]))
         raise WeightsError(
             f"{found.source} does not say what it was trained on; transforms and categories are "
             f"known for {known} and checkpoints of this package"
         )
     with _about(found.source):
-        checked = {name: check(name, dict(dataset).get(name)) for name, check in _DATASET.items()}
+        checked = {name: check(name, dataset.get(name)) for name, check in _DATASET.items()}
         channels, *sides = checked["image_shape"]
         if len(sides) != 2 or channels not in (1, 3) or max(sides) > 10_000:
             raise ValueError(f"its image_shape is that of no image: {checked['image_shape']}")
