@@ -79,7 +79,7 @@ def batch(kind: type[Kind], cases: list[str], until: float) -> dict[str, tuple[s
             with tempfile.TemporaryDirectory() as folder, os.fdopen(write, "w") as report:
                 made = kind(Path(folder))
                 for case in cases:
-                    if time.monotonic() > until:
+                    if time.monotonic() > until and case != cases[0]:  # each kind has its turn
                         break
                     print(case, *map(repr, outcome(made, case)), sep="\t", file=report, flush=True)
         finally:
