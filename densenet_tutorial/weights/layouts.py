@@ -116,7 +116,7 @@ def find_densenet(content: Any) -> tuple[dict[str, Tensor], list[str]]:
     prefix, trunk, head, taken = _only_one(tensors, prefixes)
     chosen = trunk | head
     state_dict = {key: tensors[path] for key, path in chosen.items()}
-    notes = []
+    notes: list[str] = []
     if prefix != ("features",):
         place = _shown(".".join(prefix))
         notes.append(f"took the trunk from under {place!r}" if place else "took the trunk alone")
@@ -130,11 +130,11 @@ def find_densenet(content: Any) -> tuple[dict[str, Tensor], list[str]]:
                 f"{keys[0].removeprefix('features.')})"
             )
     if head:
-        *place, _ = head["classifier.weight"]
+        *words, _ = head["classifier.weight"]
         classes = len(state_dict["classifier.weight"])
-        if place[-1] != "classifier":
+        if words[-1] != "classifier":
             notes.append(
-                f"took the linear layer {_shown('.'.join(place))!r} as the classifier of {classes} "
+                f"took the linear layer {_shown('.'.join(words))!r} as the classifier of {classes} "
                 "classes; what follows it, such as a sigmoid, is in no file of weights"
             )
         if "classifier.bias" not in head:
@@ -161,8 +161,12 @@ def find_densenet(content: Any) -> tuple[dict[str, Tensor], list[str]]:
 def _only_one(
     tensors: Mapping[_Path, Tensor], prefixes: list[_Path]
 ) -> tuple[_Path, dict[str, _Path], dict[str, _Path], set[_Path]]:
-    """The prefix of the DenseNet's trunk, the paths of its trunk and of its head, by torchvision's
-    names, and the paths that belong to it under any name: it may be there several times."""
+    """The prefix of the DenseNet's trunk, the paths of its trunk and of its head by torchvision's
+    names, and all paths that belong to it: it may be there under several prefixes.
+
+    Raises:
+        ValueError: what is under these prefixes differs.
+    """
     several = ValueError(
         f"it holds {len(prefixes)} DenseNets, under "
         f"{_listed('.'.join(prefix) or 'no name' for prefix in prefixes)}; in Python, weights=… "

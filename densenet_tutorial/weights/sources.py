@@ -1,5 +1,4 @@
-"""Trained weights: where they come from, what they are of, and how their images have to be
-prepared.
+"""Trained weights: where they come from, what they are of, and how to prepare images for them.
 
 ``"imagenet"`` names the four files that torchvision's users download; :func:`shipped` names those
 that come with this package; a path, an address or a state dict gives any others. This package
