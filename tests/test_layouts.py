@@ -360,11 +360,11 @@ def deep(levels):
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_what_is_no_state_dict_is_refused(content, words):
-    before = time.monotonic()
+    before = time.process_time()
     with pytest.raises(ValueError, match=words) as caught:
         convert_state_dict(content)
     assert len(str(caught.value)) < 1000 and "\n" not in str(caught.value)
-    assert time.monotonic() - before < 5
+    assert time.process_time() - before < 5
 
 
 @pytest.mark.parametrize(
