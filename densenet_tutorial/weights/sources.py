@@ -203,6 +203,10 @@ def _found(source: str, content: Any, allow_nan: bool) -> Weights:
     return Weights(source, state_dict, config, notes)
 
 
+@arguments.check(
+    weights=arguments.instance_of(Weights, "what weights.read returned"),
+    like=arguments.instance_of(Mapping, "a state dict"),
+)
 def adapt(
     weights: Weights,
     like: Mapping[str, Tensor],
