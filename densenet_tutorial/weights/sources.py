@@ -260,13 +260,6 @@ def save(model: nn.Module | Mapping[str, Tensor], path: str | os.PathLike[str]) 
 
 # ------------------------------------------------------------------------------ what goes with them
 
-<<<<<<< HEAD
-    The result takes a PIL picture, or bytes of (…, C, H, W), and returns normalised floats of
-    (…, C, h, w): for ``"imagenet"``, the shorter side scaled to 256 pixels, the middle 224 x 224 cut
-    out; for weights of ours, the size, colours, mean and standard deviation of the pictures that they
-    were trained on. Into that size a picture is scaled whole, and what is left is filled with black
-    (:class:`data.FitInside`).
-=======
 
 def transforms(weights: Any) -> nn.Module:
     """What an image has to go through before a network with `weights` sees it (torchvision's v2).
