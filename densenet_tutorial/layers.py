@@ -123,7 +123,7 @@ class DenseBlock(nn.ModuleDict):
             return memory.grow(init_features, self.values(), self.num_output_features)
         features = [init_features]
         for layer in self.values():
-            features.append(layer(features))
+            features = features + [layer(features)]
         return torch.cat(features, 1)
 
 

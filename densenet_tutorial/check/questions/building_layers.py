@@ -442,16 +442,7 @@ class DenseBlockInput:
         return self.num_layers, self.num_input_features, self.bn_size, self.growth_rate
 
     def answer(self, DenseBlock: Any, drop_rate: float = 0.0) -> nn.Module:
-        """The student's block, of our layers, as in grading: a mistake in question 2 does no harm here."""
-        names = getattr(getattr(DenseBlock, "__init__", None), "__globals__", {})
-        theirs = names.get("DenseLayer")
-        try:
-            if theirs is not None:
-                names["DenseLayer"] = layers.DenseLayer
-            return module(DenseBlock(*self._arguments(), drop_rate), "DenseBlock")
-        finally:
-            if theirs is not None:
-                names["DenseLayer"] = theirs
+        return module(DenseBlock(*self._arguments(), drop_rate), "DenseBlock")
 
     def reference(self) -> layers.DenseBlock:
         return randomise(layers.DenseBlock(*self._arguments(), 0.0))

@@ -359,6 +359,7 @@ match_summary = Question(
         g.randrange(2, 5),
         g.randrange(2, 20),
     ),
+    given={"summary_of": summary_of},
 )
 _WHERE = {
     "growth_rate": "Which module's output has as many channels as a layer adds?",
@@ -478,7 +479,7 @@ train = Question(
     [Task(0)],
     lambda g: Task(g.randrange(1, 10**6)),
     draws=1,
-    limit=15,
+    limit=60,
     slow="Too slow: try fewer passes over the pictures, or larger batches. Or does a loop never end?",
 )
 

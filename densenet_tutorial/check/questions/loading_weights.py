@@ -415,7 +415,7 @@ fine_tune = Question(
     [Few(0)],
     lambda g: Few(g.randrange(1, 10**6)),
     draws=1,
-    limit=15,
+    limit=60,
     given={"adapt_head": _with_new_head},
     slow="The features never change: how often do they have to be computed?",
 )

@@ -154,6 +154,10 @@ class Features:
         made.norm1.momentum, made.norm2.momentum = 0.2, 0.3
         return made.train()
 
+    def block(self) -> layers.DenseBlock:
+        """A block whose first layer reads the first of the features, in training."""
+        return randomise(layers.DenseBlock(3, self.channels[0], 2, self.growth_rate, 0.1)).train()
+
     def features(self, requires_grad: bool = True) -> list[Tensor]:
         shape = self.size, self.size
         return [torch.randn(3, c, *shape, requires_grad=requires_grad) for c in self.channels]
@@ -270,8 +274,36 @@ def _plain(layer: nn.Module, features: list[Tensor]) -> Tensor:
     return layer(features)
 
 
-def _checkpointed(layer: nn.Module, features: list[Tensor]) -> Tensor:
-    return checkpoint(layer, features, use_reentrant=False)
+def _checkpointed(layer: nn.Module, features: list[Tensor], **options: Any) -> Tensor:
+    return checkpoint(layer, list(features), use_reentrant=False, **options)
+
+
+def _in_a_block(given: Features, answer: Any) -> None:
+    """A dense block calls it for each layer, appends what it returns, and goes backward at the end."""
+    block, x = given.block(), given.features()[0]
+    twin, twin_x = copy.deepcopy(block), x.detach().clone().requires_grad_()
+    for part, image, forward in ((block, x, answer), (twin, twin_x, _plain)):
+        features = [image]
+        for layer in part.values():
+            torch.manual_seed(0)  # of dropout
+            features.append(engine.tensor(forward(layer, features), "the answer"))
+        output = torch.cat(features, 1)
+        try:
+            output.square().sum().backward()
+        except RuntimeError as error:
+            hint = (
+                "The block appends to its list before it goes backward. The checkpoint keeps what it is given: "
+                "is that the block's list, or one that nobody changes?"
+            )
+            text = f"{type(error).__name__}: {error}"[:200]
+            raise Wrong("a backward pass through a block of such layers", text, hint) from None
+    for (name, parameter), expected in zip(
+        [("its input", x), *block.named_parameters()], [twin_x, *twin.parameters()], strict=True
+    ):
+        if parameter.grad is None or not engine.close(
+            parameter.grad, expected.grad, tolerance=1e-3
+        ):
+            raise Wrong(f"in a block, the plain block's gradient of {name}", "another one", _AGAIN)
 
 
 checkpointed = Question("checkpointed", ("checkpointed",), _FEATURES, _draw_features)
@@ -285,6 +317,11 @@ def _(given: Features, checkpointed: Any) -> None:
 @checkpointed.property("again", "keeps the features alone, and computes the layer again")
 def _(given: Features, checkpointed: Any) -> None:
     _recomputes(_steps(given, checkpointed)[0])
+
+
+@checkpointed.property("block", "works inside a dense block, which appends to its list")
+def _(given: Features, checkpointed: Any) -> None:
+    _in_a_block(given, checkpointed)
 
 
 # ------------------------------------------------------------------------------ the trap
@@ -308,7 +345,8 @@ def _counted(given: Features, answer: Any, forward: Any, expected: int, hint: st
     layer, features = given.layer(), given.features()
     layer.norm1.num_batches_tracked.fill_(_BEFORE)
     twin = copy.deepcopy(layer)
-    got = engine.whole_number(answer(forward, layer, features), "count_updates")
+    got = answer(lambda *arguments: forward(*arguments), layer, features)  # handed in, not borrowed
+    got = engine.whole_number(got, "count_updates")
     if got != expected:
         if got == 0:
             hint = "The counter is a tensor, and changed in place: keep its number, not the tensor."
@@ -366,6 +404,13 @@ def _(given: Features, checkpointed_once: Any) -> None:
 )
 def _(given: Features, checkpointed_once: Any) -> None:
     _recomputes(_steps(given, checkpointed_once)[0])
+
+
+@checkpointed_once.property(
+    "block", "works inside a dense block, which appends to its list", _CONTEXTS
+)
+def _(given: Features, checkpointed_once: Any) -> None:
+    _in_a_block(given, checkpointed_once)
 
 
 @checkpointed_once.property("buffers", "checkpoints, and moves running statistics once", _CONTEXTS)
