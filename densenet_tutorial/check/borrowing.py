@@ -13,6 +13,7 @@ from typing import Any
 _FINISHED = ("densenet_tutorial", "torchvision.models", "timm", "torch.hub")
 #: Of the package, what solves no question.
 _HARMLESS = (
+    "densenet_tutorial.check.engine",
     "densenet_tutorial.data",
     "densenet_tutorial.experiments.baselines",
     "densenet_tutorial.figures",
@@ -45,7 +46,7 @@ def functions_of(answer: Any) -> Iterator[types.FunctionType]:
 
 def _classes_of(answer: Any) -> list[type]:
     kinds = answer.__mro__ if isinstance(answer, type) else ()
-    return [kind for kind in kinds if not _within(kind.__module__, ("torch", "builtins"))]
+    return [kind for kind in kinds if not _within(str(kind.__module__), ("torch",))]
 
 
 def _unwrapped(part: Any) -> Any:
@@ -60,10 +61,9 @@ def borrowed_by(answer: Any, given: Mapping[str, Any]) -> set[str]:
     kinds = [kind for kind in _classes_of(answer) if kind not in given.values()]
     functions = [part for part in functions_of(answer) if part.__code__ not in allowed]
     for parts in (kinds, functions):
-        if names := {
-            _name(p.__module__, p.__qualname__) for p in parts if _is_finished(p.__module__)
-        }:
-            return names
+        names = {(str(part.__module__), part.__qualname__) for part in parts}
+        if finished := {_name(*name) for name in names if _is_finished(name[0])}:
+            return finished
     return set()
 
 
@@ -114,7 +114,7 @@ def _is_piece(frame: types.FrameType) -> bool:
         return False
     if "." not in code.co_qualname or not code.co_argcount:
         return True
-    return not _is_finished(type(frame.f_locals.get(code.co_varnames[0])).__module__)
+    return not _is_finished(str(type(frame.f_locals.get(code.co_varnames[0])).__module__))
 
 
 def _module_of(frame: types.FrameType | None) -> str:
