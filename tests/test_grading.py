@@ -10,7 +10,8 @@ import pytest
 from densenet_tutorial import check
 from densenet_tutorial.check import grading
 
-# What a kernel does with notebooks; for each: the question, whether it is right, and what is borrowed, of each report.
+# What a kernel does with notebooks; for each: the question, whether it is right, and what is
+# borrowed, of each report.
 PAGE = """
 import json, sys
 from IPython.core.interactiveshell import InteractiveShell
@@ -67,11 +68,26 @@ RIGHT = {
     "a class": [WHOLE, CHECK],
     "a method by setattr": [INIT, FORWARD, "setattr(DenseLayer, 'forward', forward)", CHECK],
     "a method by assignment": [INIT, FORWARD, "DenseLayer.forward = forward", CHECK],
-    "a method by d2l's decorator": [ADD_TO_CLASS, INIT, f"@add_to_class(DenseLayer)\n{FORWARD}", CHECK],
-    "a method by a function": [INIT, FORWARD, "def add():\n    DenseLayer.forward = forward\nadd()", CHECK],
+    "a method by d2l's decorator": [
+        ADD_TO_CLASS,
+        INIT,
+        f"@add_to_class(DenseLayer)\n{FORWARD}",
+        CHECK,
+    ],
+    "a method by a function": [
+        INIT,
+        FORWARD,
+        "def add():\n    DenseLayer.forward = forward\nadd()",
+        CHECK,
+    ],
     "a class by type()": [
-        WHOLE.replace("DenseLayer", "Mine").replace("super()", "nn.Module").replace("__init__()", "__init__(self)"),
-        "DenseLayer = type('DenseLayer', (nn.Module,), {name: vars(Mine)[name] for name in ('__init__', 'forward')})",
+        WHOLE.replace("DenseLayer", "Mine")
+        .replace("super()", "nn.Module")
+        .replace("__init__()", "__init__(self)"),
+        (
+            "DenseLayer = type('DenseLayer', (nn.Module,), {name: vars(Mine)[name] for name in "
+            "('__init__', 'forward')})"
+        ),
         CHECK,
     ],
     "everything of the package imported": ["from densenet_tutorial import *", WHOLE, CHECK],
@@ -83,15 +99,29 @@ RIGHT = {
     "a class of another name": [WHOLE.replace("DenseLayer", "Mine"), "check.dense_layer(Mine)"],
     "a check in a function": [f"def test():\n    return {CHECK}", WHOLE, "print(test())"],
     "a check with a seed": [WHOLE, "check.dense_layer(DenseLayer, seed=7)"],
-    "a check by another name": ["from densenet_tutorial.check import dense_layer as d", WHOLE, "d(DenseLayer)"],
-    "a helper that a magic defines": ["%time relu = F.relu", WHOLE.replace("F.relu", "relu"), CHECK],
+    "a check by another name": [
+        "from densenet_tutorial.check import dense_layer as d",
+        WHOLE,
+        "d(DenseLayer)",
+    ],
+    "a helper that a magic defines": [
+        "%time relu = F.relu",
+        WHOLE.replace("F.relu", "relu"),
+        CHECK,
+    ],
     "a cell with a magic": [f"%%time\n{WHOLE}", f"%%capture out\n{CHECK}"],
     "a module that a cell writes": [
-        "%%writefile mine_of_a_test.py\n" + BASE.replace("from densenet_tutorial import check", "") + WHOLE,
+        "%%writefile mine_of_a_test.py\n"
+        + BASE.replace("from densenet_tutorial import check", "")
+        + WHOLE,
         "from mine_of_a_test import DenseLayer",
         CHECK,
     ],
-    "what only the main module runs": ["if __name__ == '__main__':\n    relu = F.relu", WHOLE.replace("F.relu", "relu"), CHECK],
+    "what only the main module runs": [
+        "if __name__ == '__main__':\n    relu = F.relu",
+        WHOLE.replace("F.relu", "relu"),
+        CHECK,
+    ],
     "a finished piece that is not called": [
         "from densenet_tutorial import DenseLayer as Finished",
         WHOLE + "    def check(self):\n        return Finished\n",
@@ -100,7 +130,7 @@ RIGHT = {
     ],
     "an attribute with a room's name": [WHOLE.replace("self.drop_rate", "self.memory"), CHECK],
     "a display": ["display(1)\nrelu = F.relu", WHOLE.replace("F.relu", "relu"), CHECK],
-}  # fmt: skip
+}
 
 _ARGUMENTS = "num_input_features, growth_rate, bn_size, drop_rate"
 _CALL = "growth_rate, block_config, num_init_features, bn_size, num_classes"
@@ -114,17 +144,32 @@ def network(body, before=""):
 _TO = "growth_rate, block_config, num_init_features, bn_size, 0, num_classes"
 #: Cells after BASE, and what of theirs is refused.
 REFUSED = {
-    "the package's layer": (["from densenet_tutorial import DenseLayer", CHECK], "densenet_tutorial.layers.DenseLayer"),
+    "the package's layer": (
+        ["from densenet_tutorial import DenseLayer", CHECK],
+        "densenet_tutorial.layers.DenseLayer",
+    ),
     "a class that inherits": (
         ["import densenet_tutorial as d\nclass DenseLayer(d.DenseLayer):\n    pass", CHECK],
         "densenet_tutorial.layers.DenseLayer",
     ),
     "a class of other arguments": (
-        ["import densenet_tutorial as d", f"class DenseLayer(d.DenseLayer):\n    def __init__(self, {_ARGUMENTS}):\n        super().__init__({_ARGUMENTS})", CHECK],
+        [
+            "import densenet_tutorial as d",
+            (
+                f"class DenseLayer(d.DenseLayer):\n    def __init__(self, {_ARGUMENTS}):\n        "
+                f"super().__init__({_ARGUMENTS})"
+            ),
+            CHECK,
+        ],
         "densenet_tutorial.layers.DenseLayer",
     ),
     "a method of the package's": (
-        ["from densenet_tutorial import layers", INIT, "DenseLayer.forward = layers.DenseLayer.forward", CHECK],
+        [
+            "from densenet_tutorial import layers",
+            INIT,
+            "DenseLayer.forward = layers.DenseLayer.forward",
+            CHECK,
+        ],
         "densenet_tutorial.layers.DenseLayer.forward",
     ),
     "through the checks": (
@@ -132,23 +177,72 @@ REFUSED = {
         "densenet_tutorial.layers.DenseLayer",
     ),
     "through sys.modules": (
-        ["import sys, densenet_tutorial", f"def DenseLayer({_ARGUMENTS}):\n    return sys.modules['densenet_tutorial'].DenseLayer({_ARGUMENTS})", CHECK],
+        [
+            "import sys, densenet_tutorial",
+            (
+                f"def DenseLayer({_ARGUMENTS}):\n    return "
+                f"sys.modules['densenet_tutorial'].DenseLayer({_ARGUMENTS})"
+            ),
+            CHECK,
+        ],
         "densenet_tutorial.layers.DenseLayer",
     ),
     "a partial": (
-        ["import densenet_tutorial as d, functools", "DenseLayer = functools.partial(d.DenseLayer)", CHECK],
+        [
+            "import densenet_tutorial as d, functools",
+            "DenseLayer = functools.partial(d.DenseLayer)",
+            CHECK,
+        ],
         "densenet_tutorial.layers.DenseLayer",
     ),
-    "a model in a variable": (network("return made(" + _TO + ")", "import torchvision\nmade = torchvision.models.DenseNet"), "torchvision.models.densenet.DenseNet"),
-    "torchvision.models as m": (network(f"return m.DenseNet({_TO})", "import torchvision.models as m"), "torchvision.models.densenet.DenseNet"),
-    "torchvision whole": (network(f"return torchvision.models.densenet.DenseNet({_TO})", "import torchvision"), "torchvision.models.densenet.DenseNet"),
-    "an import in the answer": (network(f"from torchvision.models import DenseNet as D; return D({_TO})"), "torchvision.models.densenet.DenseNet"),
-    "an import by name": (network(f"import importlib; return getattr(importlib.import_module('torchvision.models'), 'Dense' + 'Net')({_TO})"), "torchvision.models.densenet.DenseNet"),
-    "a helper": (network("return helper()", "import torchvision.models as m\ndef helper():\n    return m.get_model('densenet121')"), "torchvision.models._api.get_model"),
-    "a model by a function": (network("return m.densenet121()", "import torchvision.models as m"), "torchvision.models.densenet.densenet121"),
-    "the package's model": (network("return densenet_tutorial.densenet121(num_classes=num_classes)", "import densenet_tutorial"), "densenet_tutorial.network.densenet"),
-    "PyTorch's hub": (network("return torch.hub.load('pytorch/vision', 'densenet121', source='nowhere')"), "torch.hub.load"),
-}  # fmt: skip
+    "a model in a variable": (
+        network(
+            "return made(" + _TO + ")", "import torchvision\nmade = torchvision.models.DenseNet"
+        ),
+        "torchvision.models.densenet.DenseNet",
+    ),
+    "torchvision.models as m": (
+        network(f"return m.DenseNet({_TO})", "import torchvision.models as m"),
+        "torchvision.models.densenet.DenseNet",
+    ),
+    "torchvision whole": (
+        network(f"return torchvision.models.densenet.DenseNet({_TO})", "import torchvision"),
+        "torchvision.models.densenet.DenseNet",
+    ),
+    "an import in the answer": (
+        network(f"from torchvision.models import DenseNet as D; return D({_TO})"),
+        "torchvision.models.densenet.DenseNet",
+    ),
+    "an import by name": (
+        network(
+            "import importlib; return getattr(importlib.import_module('torchvision.models'), "
+            f"'Dense' + 'Net')({_TO})"
+        ),
+        "torchvision.models.densenet.DenseNet",
+    ),
+    "a helper": (
+        network(
+            "return helper()",
+            "import torchvision.models as m\ndef helper():\n    return m.get_model('densenet121')",
+        ),
+        "torchvision.models._api.get_model",
+    ),
+    "a model by a function": (
+        network("return m.densenet121()", "import torchvision.models as m"),
+        "torchvision.models.densenet.densenet121",
+    ),
+    "the package's model": (
+        network(
+            "return densenet_tutorial.densenet121(num_classes=num_classes)",
+            "import densenet_tutorial",
+        ),
+        "densenet_tutorial.network.densenet",
+    ),
+    "PyTorch's hub": (
+        network("return torch.hub.load('pytorch/vision', 'densenet121', source='nowhere')"),
+        "torch.hub.load",
+    ),
+}
 
 
 def assignment_of(cells):
@@ -237,12 +331,22 @@ def test_the_reports_are_those_of_the_checks():
         ["import os; os._exit(0)", RIGHT_CHANNELS, "import os; os._exit(0)"],
         ["import os; os.kill(os.getpid(), 9)", RIGHT_CHANNELS],
         ["print('x' * 2**20)", "[0] * 10**12", RIGHT_CHANNELS, "print('x' * 2**20)"],
-        ["%pip install something", "!rm -rf /nowhere", "files = !ls", "%%bash\nexit", "len?", RIGHT_CHANNELS],
+        [
+            "%pip install something",
+            "!rm -rf /nowhere",
+            "files = !ls",
+            "%%bash\nexit",
+            "len?",
+            RIGHT_CHANNELS,
+        ],
         ["\ufeff# coding\n" + RIGHT_CHANNELS],
-        ["from __future__ import annotations\n" + RIGHT_CHANNELS.replace("num_layers):", "num_layers: no | such):")],
+        [
+            "from __future__ import annotations\n"
+            + RIGHT_CHANNELS.replace("num_layers):", "num_layers: no | such):")
+        ],
         [RIGHT_CHANNELS, "check.channels()", CHECK_CHANNELS],
     ],
-)  # fmt: skip
+)
 def test_a_bad_cell_costs_nothing_but_itself(cells):
     reports = graded(*cells)
     assert reports["public"] and reports["hidden"], reports["public"]
@@ -294,14 +398,20 @@ def test_a_hostile_answer_loses_its_question_and_the_next_one_is_graded(line, ca
 
 
 def test_an_answer_that_catches_everything_is_killed():
-    loop = "\n    while True:\n        try:\n            while True: pass\n        except BaseException: pass"
+    loop = (
+        "\n    while True:\n        try:\n            while True: pass\n        except "
+        "BaseException: pass"
+    )
     assert not graded_with(loop)["public"]
     assert graded_with("pass")["hidden"]
 
 
 def test_what_an_answer_leaves_running_is_ended(tmp_path):
     note = tmp_path / "note"
-    loop = f"import pathlib, time\nwhile True:\n    pathlib.Path('{note}').touch()\n    time.sleep(0.01)"
+    loop = (
+        f"import pathlib, time\nwhile True:\n    pathlib.Path('{note}').touch()\n    "
+        "time.sleep(0.01)"
+    )
     start = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {loop!r}])"
     wait = f"import pathlib, time\n    while not pathlib.Path('{note}').exists(): time.sleep(0.1)"
     assert graded_with(f"{start}; {wait}")["hidden"]

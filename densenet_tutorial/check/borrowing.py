@@ -1,6 +1,7 @@
 """What an answer may not use: the finished pieces, in this package, in torchvision and elsewhere.
 
-What counts is what an answer is, inherits from, or calls while it is checked. A notebook may import what it likes.
+What counts is what an answer is, inherits from, or calls while it is checked. A notebook may import
+what it likes.
 """
 
 import functools
@@ -25,7 +26,7 @@ _LIBRARIES = ("densenet_tutorial", "torch", "torchvision", "timm")
 
 @functools.cache
 def _is_finished(module: str) -> bool:
-    """Whether this module holds finished pieces: those above do, and so does any DenseNet that is installed."""
+    """Whether this module holds finished pieces: those above, and any DenseNet installed."""
     if _within(module, _HARMLESS):
         return False
     file = getattr(sys.modules.get(module), "__file__", None) or ""
@@ -37,7 +38,7 @@ def _within(module: str, packages: Iterable[str]) -> bool:
 
 
 def functions_of(answer: Any) -> Iterator[types.FunctionType]:
-    """The Python functions of which `answer`, a function or a class, consists; not those of PyTorch."""
+    """The Python functions that make up `answer`, a function or a class; not those of PyTorch."""
     for part in (answer, *(f for kind in _classes_of(answer) for f in vars(kind).values())):
         part = _unwrapped(part)
         if isinstance(part, types.FunctionType):
@@ -56,7 +57,7 @@ def _unwrapped(part: Any) -> Any:
 
 
 def borrowed_by(answer: Any, given: Mapping[str, Any]) -> set[str]:
-    """The finished pieces that `answer` is, inherits from or has for a method, but for those among `given`."""
+    """The finished pieces, but for `given`, that `answer` is, inherits from or has as a method."""
     answer, allowed = _unwrapped(answer), _codes(given.values())
     kinds = [kind for kind in _classes_of(answer) if kind not in given.values()]
     functions = [part for part in functions_of(answer) if part.__code__ not in allowed]
@@ -69,7 +70,7 @@ def borrowed_by(answer: Any, given: Mapping[str, Any]) -> set[str]:
 
 @contextmanager
 def watched(given: Mapping[str, Any]) -> Iterator[set[str]]:
-    """Collect the names of the finished pieces that answers call in the code inside, but for those among `given`."""
+    """Collect the names of finished pieces, but for `given`, that answers call inside."""
     used: set[str] = set()
     allowed = _codes(given.values())
 
@@ -106,7 +107,7 @@ def _codes(values: Iterable[Any]) -> set[types.CodeType]:
 
 
 def _is_piece(frame: types.FrameType) -> bool:
-    """Whether `frame` runs a function or makes an object, and not a wrapper or a method of what was handed in."""
+    """Whether it runs a function or makes an object; not a wrapper, or a method of what came in."""
     code = frame.f_code
     if code.co_name == "__init__":
         return True
@@ -122,7 +123,7 @@ def _module_of(frame: types.FrameType | None) -> str:
 
 
 def _caller_of(frame: types.FrameType) -> types.FrameType | None:
-    """Who called, without Python's own library and the wrappers that decorators put around functions."""
+    """Who called, leaving out Python's own library and the wrappers that decorators make."""
     caller = frame.f_back
     while caller is not None:
         module = _module_of(caller)

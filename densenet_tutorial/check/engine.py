@@ -1,8 +1,10 @@
-"""The engine of the self-checks: a question has properties, a property is tried on inputs, a report says what came out.
+"""The engine of the self-checks: a question has properties, a property is tried on inputs, a report
+says what came out.
 
-Answers are code that may raise, loop, exit or print. All of that is caught here and becomes a line in the report. What
-cannot be caught inside a process (``os._exit``, say) is the business of :mod:`densenet_tutorial.check.grading`, which
-calls questions as a notebook does: both give the same report.
+Answers are code that may raise, loop, exit or print. All of that is caught here and becomes a line
+in the report. What cannot be caught inside a process (``os._exit``, say) is the business of
+:mod:`densenet_tutorial.check.grading`, which calls questions as a notebook does: both give the same
+report.
 """
 
 import contextlib
@@ -51,8 +53,8 @@ class TimeIsUp(BaseException):
 class Result:
     """How one property came out.
 
-    `input`, `expected`, `got` and `hint` are empty if it holds. `borrowed` names finished pieces that the answer has
-    used; `late` says that it was stopped.
+    `input`, `expected`, `got` and `hint` are empty if it holds. `borrowed` names finished pieces
+    that the answer has used; `late` says that it was stopped.
     """
 
     name: str
@@ -68,9 +70,10 @@ class Result:
 
 @dataclass(frozen=True)
 class Report:
-    """What passed and what did not; it shows itself as text, and is true if the answer gets every point.
+    """What passed and what did not; it shows itself as text.
 
-    An answer that uses finished pieces gets none, whatever it computes.
+    It is true if the answer gets every point. One that uses finished pieces gets none, whatever it
+    computes.
     """
 
     question: str
@@ -125,7 +128,7 @@ def _block(label: str, text: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Property:
-    """Something that holds for every right answer. `function` takes an input and the answers, and raises Wrong."""
+    """What holds for every right answer: `function` takes an input and answers, or raises Wrong."""
 
     name: str
     text: str
@@ -140,12 +143,13 @@ class Question:
     Attributes:
         name: also what its self-check is called.
         targets: the names that a student defines, in the order in which they are passed.
-        inputs: what the self-check tries. Each shows itself, by `str`, as the code that a student could type.
+        inputs: what the self-check tries. Each shows itself, by `str`, as the code that a student
+            could type.
         draw: makes an input from a random generator; the hidden tests try `draws` of them.
-        given: what an answer may use, by name, since an earlier question asked for it. It stands in for the student's
-            while the answer is checked: a mistake costs its points once.
-        limit: seconds that a property may take on all its inputs together: many times what a right answer needs, since
-            machines are slow and busy, and what is stopped is what never ends.
+        given: what an answer may use, by name, since an earlier question asked for it. It stands in
+            for the student's while the answer is checked: a mistake costs its points once.
+        limit: seconds that a property may take on all its inputs together: many times what a right
+            answer needs, since machines are slow and busy, and what is stopped is what never ends.
         slow: what to think about if that was too short.
     """
 
@@ -160,7 +164,7 @@ class Question:
     properties: list[Property] = field(default_factory=list)
 
     def property(self, name: str, text: str, hint: str = "") -> Callable[[Callable], Callable]:
-        """Add the decorated function; `hint` is for answers that raise an error there whose cause is not plain."""
+        """Add the decorated function; `hint` is for errors in it whose cause is not plain."""
 
         def add(function: Callable[..., None]) -> Callable[..., None]:
             self.properties.append(Property(name, text, function, hint))
@@ -169,7 +173,7 @@ class Question:
         return add
 
     def __call__(self, *answers: Any, seed: int | None = None) -> Report:
-        """Check `answers`, on inputs that are always the same, or on those that `seed` draws, and report."""
+        """Check `answers` on inputs that are always the same, or on those that `seed` draws."""
         if grader is not None:
             return grader(self, answers)
         return Report(self.name, tuple(self.results(answers, seed)), seed)
@@ -197,7 +201,8 @@ class Question:
             late = result if result.late else None
 
 
-#: What is called in place of a check, with the question and the answers; set where a notebook is graded.
+#: What is called in place of a check, with the question and the answers; set where a notebook is
+#: graded.
 grader: Callable[[Question, Sequence[Any]], Report] | None = None
 
 
@@ -252,7 +257,8 @@ def _run(
     return replace(failed(tried, str(input), expected, got, hint.strip()), late=late)
 
 
-#: How a hint begins where nothing may have been written yet. A report in which all hints do is this hint alone.
+#: How a hint begins where nothing may have been written yet. A report in which all hints do is this
+#: hint alone.
 NOT_YET = "Not answered yet"
 NO_RETURN = f"{NOT_YET}, or it ends without return."
 
@@ -262,10 +268,14 @@ _PLAIN = {
     'the required "forward"': "Is there a method that is called forward?",
     "before Module.__init__": "Call super().__init__() before anything is assigned to self.",
     "positional argument": "Take the arguments that the question names, in its order.",
-    "unexpected keyword argument": "Is the argument spelled as in the question, or in PyTorch's documentation?",
+    "unexpected keyword argument": (
+        "Is the argument spelled as in the question, or in PyTorch's documentation?"
+    ),
     "must be tuple of Tensors, not Tensor": "torch.cat joins a list or a tuple of tensors: [a, b].",
     "'list' object has no attribute": "A list does not have that. Should it be one tensor by then?",
-    "inplace operation": "An operation in place (x += …, x.relu_()) overwrites what the backward pass needs.",
+    "inplace operation": (
+        "An operation in place (x += …, x.relu_()) overwrites what the backward pass needs."
+    ),
 }
 
 
@@ -314,10 +324,10 @@ class Printed(io.TextIOBase):
 
 @contextlib.contextmanager
 def contained(printed: Printed, limit: float) -> Iterator[None]:
-    """Take what is printed, leave the caller's random numbers and settings as they are, and stop what takes too long.
+    """Take what is printed, put back random numbers and settings, stop what takes too long.
 
-    Everything runs in one thread: what is small is not faster in several, and many times slower where there are more
-    threads than free cores.
+    Everything runs in one thread: what is small is not faster in several, and many times slower
+    where there are more threads than free cores.
     """
     dtype, threads = torch.get_default_dtype(), torch.get_num_threads()
     torch.set_num_threads(1)
@@ -337,9 +347,10 @@ def contained(printed: Printed, limit: float) -> Iterator[None]:
 
 @contextlib.contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Raise TimeIsUp in the code inside when `seconds` have passed, and again each second, for code that catches everything.
+    """Raise TimeIsUp in the code inside when `seconds` have passed on the clock.
 
-    A limit around this one stands still meanwhile. Without Unix, and outside of the main thread, there is no limit.
+    It is raised again each second, for code that catches everything. A limit around this one stands
+    still meanwhile. Without Unix, and outside of the main thread, there is no limit.
     """
     if not hasattr(signal, "setitimer") or (
         threading.current_thread() is not threading.main_thread()
@@ -415,7 +426,7 @@ def close(a: Tensor, b: Tensor, *, tolerance: float = 1e-4) -> bool:
 def same_values(
     got: Tensor, expected: Tensor, what: str, mistakes: dict[str, Callable[[], Tensor]]
 ) -> None:
-    """Raise unless `got` is `expected`; `mistakes` know, by the hint to give, what common mistakes would compute."""
+    """Raise unless `got` is `expected`; `mistakes` compute, by hint, what common mistakes give."""
     if close(got, expected):
         return
     for hint, mistaken in mistakes.items():

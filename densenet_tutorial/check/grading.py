@@ -1,14 +1,16 @@
-"""Grading a notebook: for each question, it is run from top to bottom in a process of its own, behind otter-grader's tests.
+"""Grading a notebook, behind otter-grader's tests: each question in a process of its own.
 
-Otter runs its tests in the process in which the notebook ran. Here no notebook is run there: :class:`Isolated`, a plugin
-of otter, grades it first, and leaves otter a cell that holds the results. For each question, a server that has imported
-the checks, and never an answer, forks a child. The child runs the notebook. Where the notebook calls the question's own
-check, the child checks the answer as it is then, as the page did, and on the inputs that the seed draws; it does so once more
-at the end, unless every point is reached. What counts is the best of these.
+Otter runs its tests in the process in which the notebook ran. Here no notebook is run there:
+:class:`Isolated`, a plugin of otter, grades it first, and leaves otter a cell that holds the
+results. For each question, a server that has imported the checks, and never an answer, forks a
+child. The child runs the notebook. Where the notebook calls the question's own check, the child
+checks the answer as it is then, as the page did, and on the inputs that the seed draws; it does so
+once more at the end, unless every point is reached. What counts is the best of these.
 
-The child sends one result after the other through a pipe, and is killed when nothing comes for too long. So an answer
-that loops, exits or fills the screen loses what it had not shown by then, and nothing else. It is no sandbox: an answer
-runs with the grader's rights (the instructor's guide says what to do about that).
+The child sends one result after the other through a pipe, and is killed when nothing comes for too
+long. So an answer that loops, exits or fills the screen loses what it had not shown by then, and
+nothing else. It is no sandbox: an answer runs with the grader's rights (the instructor's guide says
+what to do about that).
 """
 
 import contextlib
@@ -39,8 +41,8 @@ LIMITS = {
     resource.RLIMIT_CPU: 3600,
 }
 START = 120  # seconds that importing torch may take
-SLACK = 15  # seconds without a message, beyond what the child's own limits allow, after which it is killed
-ATTEMPTS = 5  # calls of a check that count
+SLACK = 15  # seconds without a message, beyond a child's own limits, after which it is killed
+ATTEMPTS = 20  # calls of a check that count
 QUESTION = 600  # seconds for everything that one question takes
 RUNS = 4  # of a notebook, each without the statements that ended the ones before
 _SENT = 2**22  # bytes that are read of what a child sends
@@ -82,10 +84,16 @@ def grade(
     seed: int,
     left_out: set[int] | None = None,
 ) -> dict[str, Report]:
-    """Check the answer to a question in `cells`, as the self-check does ("public") and with `seed` ("hidden").
+    """Check the answer to a question in `cells`, on the inputs of the page and on those of `seed`.
 
-    Statements that end the process, or are stopped, are added to `left_out`, and not run again: the same set serves
-    for the next question.
+    Args:
+        assignment, name: the question.
+        cells: the sources of a notebook's code cells, in order.
+        left_out: numbers of statements that are not to be run. Those that end the process, or are
+            stopped, are added: the same set serves for the next question.
+
+    Returns:
+        the report of each of :data:`PARTS`.
     """
     question = question_named(assignment, name)
     left_out = set() if left_out is None else left_out
@@ -104,7 +112,11 @@ def grade(
 def _read_messages(
     question: Question, answer: dict[str, Any], attempts: list[_Attempt], left_out: set[int]
 ) -> int | None:
-    """Add what a child has sent to `attempts` and `left_out`; the statement in which it ended, if it was in none of its checks."""
+    """Add what a child has sent to `attempts` and `left_out`.
+
+    Returns:
+        the number of the statement in which it ended, if that was at the top level.
+    """
     died = "it was stopped, since it took too long", question.slow
     if answer["ended"]:
         hint = "Leave a function with return; nothing in an answer may end Python."
@@ -212,7 +224,7 @@ def _in_child(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _lines(pipe: int, patience: float) -> tuple[list[bytes], bool]:
-    """What comes through `pipe`, up to the message that is the last, and whether it ended by itself."""
+    """What comes through `pipe` until the last message, and whether it ended by itself."""
     content, end = b"", time.monotonic() + QUESTION
     with os.fdopen(pipe, "rb", buffering=0) as file:
         while len(content) < _SENT and not content.endswith(b'"done": true}\n'):
@@ -304,9 +316,10 @@ def _child(question: Question, request: dict[str, Any], pipe: int, folder: str) 
 
 # ------------------------------------------------------------------------------ otter
 
-#: What otter runs in place of a submission. The tests of a master notebook call these two functions:
-#: ``public("dense_layer")`` raises an AssertionError, whose text is the report, unless the self-check passes;
-#: ``hidden("dense_layer", "order")`` unless that property holds on the inputs that the seed draws.
+#: What otter runs in place of a submission. The tests of a master notebook call these two
+#: functions: ``public("dense_layer")`` raises an AssertionError, whose text is the report, unless
+#: the self-check passes; ``hidden("dense_layer", "order")`` unless that property holds on the
+#: inputs that the seed draws.
 CELL = """
 graded = {graded!r}
 
@@ -321,7 +334,7 @@ def hidden(question, name):
 
 
 def texts(assignment: str, cells: Sequence[str], seed: int) -> dict[str, dict[str, Any]]:
-    """By question: the report of what is public, and of each hidden property; "" for what is right."""
+    """By question: the report of the public part and of each hidden property; "" where right."""
     found: dict[str, dict[str, Any]] = {}
     left_out: set[int] = set()
     for question in check.ASSIGNMENTS[assignment]:
@@ -336,10 +349,10 @@ def texts(assignment: str, cells: Sequence[str], seed: int) -> dict[str, dict[st
 
 
 class Isolated:
-    """Otter's plugin: grade the submission here, and let otter run one cell that holds what came out.
+    """Otter's plugin: grade the submission here, and let otter run a cell that holds the results.
 
-    (Not a subclass of otter's abstract plugin, so that this module can be imported without otter. The events that it
-    does not name here raise what otter expects of a plugin that lacks them.)
+    (Not a subclass of otter's abstract plugin, so that this module can be imported without otter.
+    The events that it does not name here raise what otter expects of a plugin that lacks them.)
     """
 
     def __init__(self, submission_path: str, submission_metadata: dict, plugin_config: dict):

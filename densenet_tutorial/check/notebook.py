@@ -1,7 +1,8 @@
 """Running a student's notebook as Jupyter does: its cells in order, in one namespace.
 
-Two things differ, so that one bad cell does not cost the answers in others: a statement that raises, ends Python or
-takes too long is given up, and the next one is run; and what a magic does beside running Python is left out.
+Two things differ, so that one bad cell does not cost the answers in others: a statement that
+raises, ends Python or takes too long is given up, and the next one is run; and what a magic does
+beside running Python is left out.
 """
 
 import __future__
@@ -28,7 +29,7 @@ _NO_PYTHON = (SyntaxError, ValueError, RecursionError, MemoryError)
 
 
 class Notebook:
-    """A notebook's code cells, and what running them leaves.
+    """A notebook's code cells, and what running them leaves; it becomes this process's main module.
 
     Attributes:
         names: the namespace.
@@ -51,7 +52,10 @@ class Notebook:
         starts: Callable[[int], None],
         is_late: Callable[[int], None],
     ) -> None:
-        """Run all statements but those whose numbers are `left_out`; tell of each that it starts, or was stopped."""
+        """Run all statements but those whose numbers are in `left_out`.
+
+        `starts` is called with the number of each, and `is_late` with that of one that is stopped.
+        """
         flags, printed = 0, engine.Printed()
         for number, (filename, statement) in enumerate(self._statements):
             cell = filename[1:-1]
@@ -93,7 +97,7 @@ class Notebook:
 
 
 def _python(cell: str) -> str:
-    """The cell as Python: what is IPython's, such as `%pip …`, `!ls` or `name?`, becomes a call of its shell."""
+    """The cell as Python: `%pip …`, `!ls` or `name?` become calls of IPython's shell."""
     source = TransformerManager().transform_cell(cell.lstrip("\ufeff"))
     body = ast.parse(source).body if source.startswith("get_ipython().run_cell_magic(") else []
     if len(body) == 1 and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Call):
@@ -103,7 +107,7 @@ def _python(cell: str) -> str:
 
 
 class _Shell:
-    """In place of IPython's shell: magics do nothing, but for those that run Python or write a file."""
+    """In place of IPython's shell: no magics but those that run Python or write a file."""
 
     def __init__(self, names: dict[str, Any]) -> None:
         self._names = names

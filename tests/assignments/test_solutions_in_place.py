@@ -1,4 +1,4 @@
-"""Every official solution, where a student would use it: in whole blocks and networks, forward, backward and step."""
+"""Every official solution where a student would use it: whole blocks and networks, in training."""
 
 import copy
 import random
@@ -57,7 +57,7 @@ def trains_like(model, expected):
 
 
 def with_layers(model, forward):
-    """`model` whose dense blocks call ``forward(layer, features)`` for each layer, and append what it returns."""
+    """`model` whose blocks call ``forward(layer, features)``, and append to that list."""
 
     def run(block, x):
         features = [x]
@@ -165,7 +165,9 @@ def test_the_recipe_trains_the_students_own_network(mine):
     torch.manual_seed(0)
     model = mine["network"]["DenseNet"](8, (2, 2), 8, 2, 10)
     mine["network"]["train"](model, images, full.train_labels[:481])
-    test = F.interpolate(full.normalize(full.test_images[:200]).expand(-1, 3, -1, -1), size=(64, 64))
+    test = F.interpolate(
+        full.normalize(full.test_images[:200]).expand(-1, 3, -1, -1), size=(64, 64)
+    )
     assert accuracy(model, test, full.test_labels[:200]) > 0.5
 
 

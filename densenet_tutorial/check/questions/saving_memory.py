@@ -1,4 +1,4 @@
-"""Assignment 3: measure what is kept for the backward pass, checkpoint, find and fix the batch-norm trap."""
+"""Assignment 3: measure what is kept for backward, checkpoint, find and fix the batch-norm trap."""
 
 import copy
 import random
@@ -106,14 +106,23 @@ def _miscounted(model: nn.Module, x: Tensor, got: int, expected: int) -> str:
         sum({t.data_ptr(): t.nbytes for t in new}.values()),
         sum({t.data_ptr(): t.untyped_storage().nbytes() for t in new}.values()),
     ):
-        return "Saved tensors may share a storage, each with an address of its own: tensor.untyped_storage().data_ptr()."
+        return (
+            "Saved tensors may share a storage, each with an address of its own: "
+            "tensor.untyped_storage().data_ptr()."
+        )
     for name, addresses in there.items():
         kept = {
             _address(t): t.untyped_storage().nbytes() for t in saved if _address(t) in addresses
         }
         if kept and got == expected + sum(kept.values()):
-            return f"The storages of {name} are there anyway: they do not count, also where a view of them is saved."
-    return "Count each storage once and whole; those of the input, parameters and buffers are there anyway."
+            return (
+                f"The storages of {name} are there anyway: they do not count, also where a view of "
+                "them is saved."
+            )
+    return (
+        "Count each storage once and whole; those of the input, parameters and buffers are there "
+        "anyway."
+    )
 
 
 @saved_bytes.property("counts", "counts what a model keeps, and not its weights or its input")
@@ -172,10 +181,13 @@ def _draw_features(generator: random.Random) -> Features:
 _FEATURES = [Features((8, 4, 4), 4, 6), Features((5,), 3, 7)]
 
 
-_AGAIN = "The second pass has to compute what the first did: with the statistics of the batch, and with the same dropout."
+_AGAIN = (
+    "The second pass has to compute what the first did: with the statistics of the batch, and "
+    "with the same dropout."
+)
 _NO_GRADIENT = (
-    "Is use_reentrant=False set? (The reentrant kind looks at tensors among its arguments: a list hides its tensors.) "
-    "Is something detached, copied, or computed under no_grad?"
+    "Is use_reentrant=False set? (The reentrant kind looks at tensors among its arguments: a list "
+    "hides its tensors.) Is something detached, copied, or computed under no_grad?"
 )
 
 
@@ -266,7 +278,10 @@ def _recomputes(got: _Step) -> None:
         raise Wrong(
             "nothing but the features to be kept",
             "their concatenation is kept as well",
-            "What is joined before the checkpoint is one of its inputs, and inputs are kept. Who can join them?",
+            (
+                "What is joined before the checkpoint is one of its inputs, and inputs are kept. "
+                "Who can join them?"
+            ),
         )
 
 
@@ -279,7 +294,7 @@ def _checkpointed(layer: nn.Module, features: list[Tensor], **options: Any) -> T
 
 
 def _in_a_block(given: Features, answer: Any) -> None:
-    """A dense block calls it for each layer, appends what it returns, and goes backward at the end."""
+    """A block calls it for each layer, appends what it returns, and goes backward at the end."""
     block, x = given.block(), given.features()[0]
     twin, twin_x = copy.deepcopy(block), x.detach().clone().requires_grad_()
     for part, image, forward in ((block, x, answer), (twin, twin_x, _plain)):
@@ -292,8 +307,8 @@ def _in_a_block(given: Features, answer: Any) -> None:
             output.square().sum().backward()
         except RuntimeError as error:
             hint = (
-                "The block appends to its list before it goes backward. The checkpoint keeps what it is given: "
-                "is that the block's list, or one that nobody changes?"
+                "The block appends to its list before it goes backward. The checkpoint keeps what "
+                "it is given: is that the block's list, or one that nobody changes?"
             )
             text = f"{type(error).__name__}: {error}"[:200]
             raise Wrong("a backward pass through a block of such layers", text, hint) from None
@@ -421,11 +436,14 @@ def _(given: Features, checkpointed_once: Any) -> None:
     for name, buffer in expected.buffers.items():
         theirs = got.buffers.get(name)
         if theirs is None or not engine.close(theirs, buffer):
-            hint = "Every norm of the layer needs it, and every buffer: mean, variance and the number of batches."
+            hint = (
+                "Every norm of the layer needs it, and every buffer: mean, variance and the "
+                "number of batches."
+            )
             if moved == 2:
                 hint = (
-                    "The backward pass computes again, so the norm updates its running statistics again. Every "
-                    "gradient is right, and the model predicts with wrong statistics."
+                    "The backward pass computes again, so the norm updates its running statistics "
+                    "again. Every gradient is right, and the model predicts with wrong statistics."
                 )
             elif moved == 0:
                 hint = "They have to move once: in the forward pass, as ever."
@@ -462,5 +480,8 @@ def _(given: Features, checkpointed_once: Any) -> None:
     if states[0].keys() != states[1].keys() or not all(
         engine.close(value, states[1][name]) for name, value in states[0].items()
     ):
-        hint = "After two steps the statistics are not the plain layer's. Is everything put back in time?"
+        hint = (
+            "After two steps the statistics are not the plain layer's. Is everything put back in "
+            "time?"
+        )
         raise Wrong("the plain layer's state_dict after two steps", "another one", hint)
