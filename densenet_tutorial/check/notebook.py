@@ -11,7 +11,6 @@ import ast
 import contextlib
 import linecache
 import sys
-import time
 import types
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
@@ -66,7 +65,7 @@ class Notebook:
                 for alias in statement.names:
                     flags |= getattr(getattr(__future__, alias.name, None), "compiler_flag", 0)
             starts(number)
-            begun = time.monotonic()
+            clock = engine.Clock()
             try:
                 whole = ast.Module([statement], [])
                 code = compile(whole, filename, "exec", flags, dont_inherit=True)
@@ -81,7 +80,7 @@ class Notebook:
                 is_late(number)
             except BaseException as error:  # noqa: BLE001 - SystemExit included
                 self.problems.append(f"{cell}: {type(error).__name__}: {engine.text_of(error)}")
-            self.seconds -= time.monotonic() - begun
+            self.seconds -= clock.seconds()
 
     def _parsed(self, cells: Sequence[str]) -> Iterator[tuple[str, ast.stmt]]:
         """The statements at the top level, each with the name of its cell."""
