@@ -40,15 +40,15 @@ def with_change(old, new, more=""):
     return notebook([cell.replace(old, new) for cell in cells] + [more])
 
 
-def first_line(code):
-    """The solution, with `code` as the first line of DenseLayer.forward."""
-    return with_change(FORWARD, f"{FORWARD}        {code}\n", "while True:\n    pass")
+def first_line(code, more=""):
+    """The solution, with `code` as the first line of DenseLayer.forward, and a cell at the end."""
+    return with_change(FORWARD, f"{FORWARD}        {code}\n", more)
 
 
 SUBMISSIONS = {
     "solution.ipynb": notebook(solution("layers")),
     "blank.ipynb": notebook(blank("layers")),
-    "loops for ever.ipynb": first_line("while True: pass"),
+    "loops for ever.ipynb": first_line("while True: pass", "while True:\n    pass"),
     "exits.ipynb": first_line("import os; os._exit(0)"),
     "everything imported.ipynb": with_change(
         "class DenseLayer(nn.Module):",
