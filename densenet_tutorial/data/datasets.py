@@ -1,7 +1,8 @@
-"""Data sets of small images, held in memory as bytes.
+"""Data sets of small images, held in memory as uint8 tensors.
 
-``fashion-mini`` and ``digits`` ship with the package. The full sets come through torchvision, or from a folder that
+The ones that are bundled need no download. The full sets come through torchvision, or from a folder that
 already holds their files; ``DENSENET_TUTORIAL_DATA`` says where (default ``~/.cache/densenet-tutorial``).
+To add one, write its loader here under :func:`_named`.
 """
 
 import bz2
@@ -23,6 +24,7 @@ import torch
 import torchvision
 from torch import Tensor
 
+from densenet_tutorial.data import folders
 from densenet_tutorial.utils import arguments
 
 FASHION_CLASSES = (
@@ -51,11 +53,15 @@ class ImageDataset:
     """Training and test images with their labels.
 
     Attributes:
-        name: as given to :func:`load_dataset`.
-        train_images, test_images: uint8 of (N, C, H, W), values 0 to 255.
-        train_labels, test_labels: int64 of (N,), indices into `classes`.
+        name: as given to :func:`load_dataset`, or the folder's own.
+        train_images, test_images: uint8 tensors (N, C, H, W), at least one image each.
+        train_labels, test_labels: int64 tensors (N,), indices into `classes`.
         classes: the class names.
         mean, std: per channel, over the training images scaled to 0 to 1.
+        folder: where the images came from, if from a folder of images by class.
+
+    Raises:
+        ValueError: an attribute is something else; the message says what it must be.
     """
 
     name: str
@@ -66,12 +72,43 @@ class ImageDataset:
     classes: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    folder: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, check in _CHECKS.items():
+            object.__setattr__(self, name, check(name, getattr(self, name)))
+        channels, last = self.train_images.shape[1], len(self.classes) - 1
+        shape = list(self.train_images.shape[1:])
+        if list(self.test_images.shape[1:]) != shape:
+            raise ValueError(
+                f"test_images must be (N, {', '.join(map(str, shape))}), as train_images are, got "
+                f"{arguments.shown(self.test_images)}"
+            )
+        for part in ("train", "test"):
+            images, labels = getattr(self, f"{part}_images"), getattr(self, f"{part}_labels")
+            if len(labels) != len(images):
+                raise ValueError(
+                    f"{part}_labels must be one for each of the {len(images)} {part}_images, got "
+                    f"{len(labels)}"
+                )
+            low, high = labels.min().item(), labels.max().item()
+            if low < 0 or high > last:
+                raise ValueError(
+                    f"{part}_labels must be indices into the {last + 1} classes, from 0 to {last}, "
+                    f"got {low} to {high}"
+                )
+        for name in ("mean", "std"):
+            if len(getattr(self, name)) != channels:
+                raise ValueError(
+                    f"{name} must be one number for each of the {channels} channels, got "
+                    f"{getattr(self, name)}"
+                )
 
     def normalize(self, images: Tensor) -> Tensor:
-        """Bytes (N, C, H, W) to floats with mean 0 and standard deviation 1 per channel, on their device."""
+        """uint8 images (N, C, H, W) to floats with mean 0 and deviation 1 per channel, on their device."""
         return normalize(images, self.mean, self.std)
 
-    def description(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """What a user of a trained model has to know of its data, as JSON can hold it."""
         return {
             "name": self.name,
@@ -80,55 +117,126 @@ class ImageDataset:
             "classes": list(self.classes),
             "mean": list(self.mean),
             "std": list(self.std),
-        }
+        } | ({} if self.folder is None else {"folder": self.folder})
 
 
+def _some_images(value: Any) -> Tensor:
+    images = arguments.uint8_images.convert(value)
+    if 0 in images.shape:
+        raise ValueError
+    return images
+
+
+def _labels(value: Any) -> Tensor:
+    if not isinstance(value, Tensor) or value.dtype != torch.int64 or value.dim() != 1:
+        raise TypeError
+    return value
+
+
+_name = arguments.instance_of(str, "text")
+_CHECKS = {
+    "name": _name,
+    "train_images": arguments.Check(f"{arguments.uint8_images}, at least one", _some_images),
+    "test_images": arguments.Check(f"{arguments.uint8_images}, at least one", _some_images),
+    "train_labels": arguments.Check("an int64 tensor (N,), indices into classes", _labels),
+    "test_labels": arguments.Check("an int64 tensor (N,), indices into classes", _labels),
+    "classes": arguments.sequence_of(_name),
+    "mean": arguments.sequence_of(arguments.finite_number),
+    "std": arguments.sequence_of(arguments.positive_number),
+    "folder": arguments.optional(_name),
+}
+
+
+@arguments.check(images=arguments.uint8_images)
 def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Bytes (N, C, H, W) to floats: scaled to 0 to 1, minus `mean`, over `std`, both per channel of that scale."""
+    """uint8 images (N, C, H, W) to floats: scaled to 0 to 1, minus `mean`, over `std`, per channel.
+
+    Raises:
+        ValueError: `images` are not uint8: floats have perhaps been scaled already.
+    """
     shift = torch.tensor(mean, device=images.device).view(-1, 1, 1)
     scale = torch.tensor(std, device=images.device).view(-1, 1, 1)
     return (images.float() / 255 - shift) / scale
 
 
-def load_dataset(name: str = "fashion-mini", root: str | Path | None = None) -> ImageDataset:
+#: What loads a data set, from :func:`load_dataset`'s `root`.
+Loader = Callable[[Path | None], ImageDataset]
+
+_LOADERS: dict[str, Loader] = {}
+
+
+def _named(name: str) -> Callable[[Loader], Loader]:
+    """Decorate a loader: from now on, the data set called `name` is listed and can be loaded."""
+
+    def register(loader: Loader) -> Loader:
+        _LOADERS[name] = loader
+        return loader
+
+    return register
+
+
+def list_datasets() -> list[str]:
+    """The names that :func:`load_dataset` takes."""
+    return list(_LOADERS)
+
+
+@arguments.check(root=arguments.optional(arguments.path))
+def load_dataset(
+    name: str | os.PathLike[str] = "fashion-mini", root: str | os.PathLike[str] | None = None
+) -> ImageDataset:
     """Load a data set into memory.
 
     Args:
-        name: ``"fashion-mini"`` or ``"digits"`` (8 x 8 pixels; 797 to train on, 1,000 to test on), which ship with the
-            package; ``"fashion-mnist"``, ``"cifar10"`` or ``"cifar100"``.
+        name: one of :func:`list_datasets`; or the path of a folder of images by class, for which
+            :func:`load_folder` has options.
         root: the folder to look in and to download to; default ``DENSENET_TUTORIAL_DATA``, else
             ``~/.cache/densenet-tutorial``. For Fashion-MNIST, Debian's package is found by itself.
 
     Raises:
         ValueError: an unknown name, or a file whose checksum is wrong.
         ConnectionError: files are missing and cannot be downloaded; the message says where to put them.
-
-    Source: Xiao et al. 2017, https://arxiv.org/abs/1708.07747 (Fashion-MNIST, MIT licence); Krizhevsky 2009,
-    *Learning Multiple Layers of Features from Tiny Images* (CIFAR); Alpaydin and Kaynak 1998,
-    https://doi.org/10.24432/C50P49 (digits, CC BY 4.0).
     """
-    arguments.one_of(_LOADERS)("name", name)
-    default = (
-        os.environ.get("DENSENET_TUTORIAL_DATA") or Path.home() / ".cache" / "densenet-tutorial"
+    if name in _LOADERS:
+        return _LOADERS[str(name)](None if root is None else Path(root).expanduser())
+    if isinstance(name, (str, os.PathLike)) and Path(name).is_dir():
+        return folders.load_folder(name)
+    raise ValueError(
+        f"name must be one of {', '.join(map(repr, _LOADERS))}, or a folder of images by class, got "
+        f"{arguments.shown(name)}"
     )
-    return _LOADERS[name](Path(root or default).expanduser())
+
+
+def _downloads(root: Path | None) -> Path:
+    """The folder that holds downloads."""
+    if root is None and (folder := os.environ.get("DENSENET_TUTORIAL_DATA")):
+        return Path(folder).expanduser()
+    try:
+        return root or Path.home() / ".cache" / "densenet-tutorial"
+    except RuntimeError as error:
+        raise ValueError(f"root must be given, or DENSENET_TUTORIAL_DATA set: {error}") from error
+
+
+def mean_and_std(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel of uint8 images (N, C, H, W), scaled to 0 to 1."""
+    histogram = torch.zeros(images.shape[1], 256, dtype=torch.int64)
+    for part in images.split(1000):  # a copy of all of them might be large
+        rows = part.transpose(0, 1).flatten(1)  # one for each channel
+        histogram += torch.stack([row.bincount(minlength=256) for row in rows])
+    share = histogram.double() / histogram[0].sum()
+    levels = torch.arange(256, dtype=torch.float64) / 255
+    mean = share @ levels
+    std = (share @ levels**2 - mean**2).clamp(min=0).sqrt()
+    return tuple(mean.tolist()), tuple(std.tolist())
 
 
 def _dataset(
-    name: str, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], classes: tuple[str, ...]
+    name: str, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], classes: Sequence[str]
 ) -> ImageDataset:
-    values = train[0].transpose(0, 1).flatten(1)  # one row of bytes per channel
-    histogram = (
-        torch.stack([row.bincount(minlength=256) for row in values]).double() / values.shape[1]
-    )
-    levels = torch.arange(256, dtype=torch.float64) / 255
-    mean = histogram @ levels
-    std = (histogram @ levels**2 - mean**2).sqrt()
-    return ImageDataset(name, *train, *test, classes, tuple(mean.tolist()), tuple(std.tolist()))
+    return ImageDataset(name, *train, *test, tuple(classes), *mean_and_std(train[0]))
 
 
 def _shipped(file: str, sha256: str) -> tuple[Tensor, Tensor]:
-    """Images (N, 1, side, side) and labels of a file in ``bundled``: one row an image, the label first."""
+    """Images (N, 1, side, side) and labels of a bundled file: one row an image, the label first."""
     packed = resources.files("densenet_tutorial").joinpath(f"data/bundled/{file}").read_bytes()
     if hashlib.sha256(packed).hexdigest() != sha256:
         raise ValueError(f"{file} in the package is damaged (wrong SHA-256); install it again")
@@ -137,21 +245,27 @@ def _shipped(file: str, sha256: str) -> tuple[Tensor, Tensor]:
     return rows[:, 1:].reshape(-1, 1, side, side), rows[:, 0].long()
 
 
-def _fashion_mini(root: Path) -> ImageDataset:
+@_named("fashion-mini")
+def _fashion_mini(root: Path | None) -> ImageDataset:
+    """6,000 of Fashion-MNIST's images: 500 of each class to train on, 100 to test on."""
     images, labels = _shipped("fashion-mini.npy.bz2", FASHION_MINI_SHA256)
     train, test = (images[:5000], labels[:5000]), (images[5000:], labels[5000:])
     return _dataset("fashion-mini", train, test, FASHION_CLASSES)
 
 
-def _digits(root: Path) -> ImageDataset:
+@_named("digits")
+def _digits(root: Path | None) -> ImageDataset:
+    """8 x 8 pixels; Alpaydin and Kaynak 1998, https://doi.org/10.24432/C50P49 (CC BY 4.0)."""
     sixteenths, labels = _shipped("digits.npy.bz2", DIGITS_SHA256)
     images = (sixteenths.float() * (255 / 16)).round().byte()
     train, test = (images[:797], labels[:797]), (images[797:], labels[797:])
     return _dataset("digits", train, test, tuple("0123456789"))
 
 
-def _fashion_mnist(root: Path) -> ImageDataset:
-    folder = _find_fashion_mnist(root)
+@_named("fashion-mnist")
+def _fashion_mnist(root: Path | None) -> ImageDataset:
+    """Xiao et al. 2017, https://arxiv.org/abs/1708.07747 (MIT licence)."""
+    folder = _find_fashion_mnist(_downloads(root))
     images, labels, test_images, test_labels = (
         _read_idx(folder / file, sha256) for file, sha256 in FASHION_MNIST_SHA256.items()
     )
@@ -163,12 +277,15 @@ def _fashion_mnist(root: Path) -> ImageDataset:
 
 
 def _find_fashion_mnist(root: Path) -> Path:
-    """The folder that holds Fashion-MNIST's four files; they are downloaded to `root` if they are nowhere."""
+    """The folder that holds Fashion-MNIST's four files; if there is none, they are downloaded to `root`."""
     target = root / "FashionMNIST" / "raw"  # where torchvision keeps them
     for folder in (root, target, DEBIAN_FASHION_MNIST):
         if all((folder / file).is_file() for file in FASHION_MNIST_SHA256):
             return folder
-    where = f"{', '.join(FASHION_MNIST_SHA256)} into {target}, or install Debian's package dataset-fashion-mnist"
+    where = (
+        f"{', '.join(FASHION_MNIST_SHA256)} into {target}, or install Debian's package "
+        "dataset-fashion-mnist"
+    )
     address = torchvision.datasets.FashionMNIST.mirrors[0]
     for file, md5 in torchvision.datasets.FashionMNIST.resources:
         with _explaining_failed_downloads("fashion-mnist", where):
@@ -191,21 +308,26 @@ def _read_idx(path: Path, sha256: str) -> Tensor:
     return torch.frombuffer(data, dtype=torch.uint8, offset=4 + 4 * rank).reshape(sizes)
 
 
-def _cifar(name: str, kind: type) -> Callable[[Path], ImageDataset]:
-    def load(root: Path) -> ImageDataset:
-        # torchvision compares every file with its MD5 before it opens one.
-        with _explaining_failed_downloads(name, f"{kind.filename} into {root}"):
-            parts = [kind(str(root), train=train, download=True) for train in (True, False)]
-        train, test = [
-            (
-                torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous(),
-                torch.tensor(part.targets),
-            )
-            for part in parts
-        ]
-        return _dataset(name, train, test, tuple(parts[0].classes))
+@_named("cifar10")
+def _cifar10(root: Path | None) -> ImageDataset:
+    return _cifar("cifar10", torchvision.datasets.CIFAR10, _downloads(root))
 
-    return load
+
+@_named("cifar100")
+def _cifar100(root: Path | None) -> ImageDataset:
+    return _cifar("cifar100", torchvision.datasets.CIFAR100, _downloads(root))
+
+
+def _cifar(name: str, kind: Any, root: Path) -> ImageDataset:
+    """Krizhevsky 2009, *Learning Multiple Layers of Features from Tiny Images*."""
+    # torchvision compares every file with its MD5 before it opens one.
+    with _explaining_failed_downloads(name, f"{kind.filename} into {root}"):
+        parts = [kind(str(root), train=train, download=True) for train in (True, False)]
+    train, test = [
+        (torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(part.targets))
+        for part in parts
+    ]
+    return _dataset(name, train, test, parts[0].classes)
 
 
 @contextlib.contextmanager
@@ -218,12 +340,3 @@ def _explaining_failed_downloads(name: str, where: str) -> Iterator[None]:
             f"{name!r} is not on this machine and could not be downloaded ({error}). Put {where}; "
             "or use 'fashion-mini', which needs no download."
         ) from error
-
-
-_LOADERS: dict[str, Callable[[Path], ImageDataset]] = {
-    "fashion-mini": _fashion_mini,
-    "digits": _digits,
-    "fashion-mnist": _fashion_mnist,
-    "cifar10": _cifar("cifar10", torchvision.datasets.CIFAR10),
-    "cifar100": _cifar("cifar100", torchvision.datasets.CIFAR100),
-}
