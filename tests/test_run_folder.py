@@ -14,7 +14,6 @@ import torch
 
 from densenet_tutorial import DenseNet, training
 from densenet_tutorial.training import Recipe, run_folder
-from densenet_tutorial.utils import files
 from densenet_tutorial.weights import layouts
 
 HERE = Path(__file__).parent
@@ -279,24 +278,3 @@ def test_a_full_disk_is_reported_and_the_checkpoint_before_is_intact(dataset, tm
         signal.signal(signal.SIGXFSZ, handler)
     assert (tmp_path / "run" / "last.pt").read_bytes() == before
     assert not list((tmp_path / "run").glob("*.part"))
-
-
-def test_write_leaves_the_old_file_when_it_is_interrupted(tmp_path, monkeypatch):
-    path = tmp_path / "a.txt"
-    files.write(path, b"old")
-
-    def interrupt(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(os, "replace", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        files.write(path, b"new")
-    assert path.read_bytes() == b"old"
-    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
-
-
-def test_write_replaces_what_a_killed_process_left(tmp_path):
-    (tmp_path / "a.txt.part").write_bytes(b"half of someth")
-    files.write(tmp_path / "a.txt", b"whole")
-    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
-    assert (tmp_path / "a.txt").read_bytes() == b"whole"

@@ -18,6 +18,7 @@ import torch
 
 from densenet_tutorial import data
 from densenet_tutorial.data import datasets
+from densenet_tutorial.utils import files
 
 BUNDLED = Path(__file__).resolve().parents[2] / "densenet_tutorial/data/bundled"
 
@@ -46,9 +47,7 @@ def main() -> None:
     np.save(file, torch.cat(rows).numpy())
     packed = bz2.compress(file.getvalue(), 9)
 
-    partial = options.output.with_suffix(".partial")
-    partial.write_bytes(packed)
-    partial.replace(options.output)
+    files.write(options.output, packed)
     print(f"{options.output}: {len(packed):,} bytes, SHA-256 {hashlib.sha256(packed).hexdigest()}")
 
 

@@ -2,11 +2,11 @@
 
 import hashlib
 import json
-import os
-import tempfile
 from pathlib import Path
 
 import nbformat
+
+from densenet_tutorial.utils import files
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -82,14 +82,4 @@ def write(notebook, path):
 
 def write_text(path, text):
     """Write `text` to `path`, whole or not at all: an interruption leaves the old file."""
-    path = Path(path)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".new.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-        # mkstemp makes private files; a file of the book is as readable as the one it replaces.
-        os.chmod(temporary, path.stat().st_mode & 0o777 if path.exists() else 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    files.write(path, text.encode())
