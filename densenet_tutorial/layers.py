@@ -46,7 +46,7 @@ class DenseLayer(nn.Module):
     ) -> None:
         super().__init__()
         c_in = arguments.positive_int("num_input_features", num_input_features)
-        k = arguments.positive_int("growth_rate", growth_rate)
+        self.growth_rate = k = arguments.positive_int("growth_rate", growth_rate)
         self.bn_size = arguments.optional(arguments.positive_int)("bn_size", bn_size)
         self.drop_rate = arguments.fraction("drop_rate", drop_rate)
         self.memory_efficient = arguments.one_of(memory.MODES)("memory_efficient", memory_efficient)

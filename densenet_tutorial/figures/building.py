@@ -21,12 +21,11 @@ from densenet_tutorial.layers import DenseBlock
 
 
 def _growth(block: DenseBlock) -> tuple[list[str], list[int]]:
-    """Names and channel counts of everything that a block concatenates, read off its modules."""
+    """Names and channel counts of everything that a block concatenates, read off its layers."""
     layers = list(block.values())
-    last = [getattr(layer, "conv2", layer.conv1) for layer in layers]
     return (
         ["input", *(f"layer {i}" for i in range(1, len(layers) + 1))],
-        [layers[0].norm1.num_features, *(conv.out_channels for conv in last)],
+        [layers[0].norm1.num_features, *(layer.growth_rate for layer in layers)],
     )
 
 

@@ -26,11 +26,11 @@ from densenet_tutorial.training.augmentation import augment
 from densenet_tutorial.training.recipe import AMP, SCHEDULES, Recipe
 from densenet_tutorial.training.run_folder import open_folder
 from densenet_tutorial.utils import arguments
+from densenet_tutorial.utils.modes import evaluation_mode
 
 #: After so many steps the loss is looked at, for which a GPU has to be waited for.
 _STEPS_BETWEEN_CHECKS = 50
 
-_model = arguments.instance_of(nn.Module, "a module")
 _dataset = arguments.instance_of(ImageDataset, "an ImageDataset")
 
 
@@ -38,7 +38,7 @@ class Training:
     """A run in progress: the model, and everything else that its next step depends on."""
 
     @arguments.check(
-        model=_model, dataset=_dataset, recipe=arguments.instance_of(Recipe, "a Recipe")
+        model=arguments.module, dataset=_dataset, recipe=arguments.instance_of(Recipe, "a Recipe")
     )
     def __init__(self, model: nn.Module, dataset: ImageDataset, recipe: Recipe) -> None:
         if not any(parameter.requires_grad for parameter in model.parameters()):
@@ -428,20 +428,8 @@ def requests_to_stop() -> Iterator[list[int]]:
             signal.signal(number, before[number] or signal.SIG_DFL)
 
 
-@contextlib.contextmanager
-def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Have `model` in evaluation mode, and afterwards each of its modules as it was."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-
-
 @arguments.check(
-    model=_model,
+    model=arguments.module,
     dataset=_dataset,
     images=arguments.uint8_images,
     batch_size=arguments.positive_int,
@@ -458,12 +446,12 @@ def predict(
         ValueError: an argument is of another kind.
     """
     device = _device(model)
-    with eval_mode(model):
+    with evaluation_mode(model):
         logits = [model(dataset.normalize(b.to(device))).cpu() for b in images.split(batch_size)]
     return torch.cat(logits)
 
 
-@arguments.check(model=_model, dataset=_dataset)
+@arguments.check(model=arguments.module, dataset=_dataset)
 def evaluate(model: nn.Module, dataset: ImageDataset) -> tuple[float, float]:
     """Mean cross-entropy and accuracy (0 to 1) of `model` over all test images of `dataset`.
 

@@ -1,1 +1,1 @@
-"""What every other part uses: argument checks, the device, writing files."""
+"""What every other part uses: argument checks, the device, modes of modules, writing files."""

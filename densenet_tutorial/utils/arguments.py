@@ -3,8 +3,9 @@
     @arguments.check(num_layers=positive_int, drop_rate=fraction)
     def build(num_layers: int, drop_rate: float = 0.0) -> nn.Module: ...
 
-A :class:`Check` takes the name and the value of an argument and returns the value as the function wants it: an ``int``
-for NumPy's, a tuple for a list. Anything else is a ``ValueError`` that names the argument, what it must be, and what came.
+A :class:`Check` takes the name and the value of an argument and returns the value as the function
+wants it: an ``int`` for NumPy's, a tuple for a list. Anything else is a ``ValueError`` that names the
+argument, what it must be, and what came.
 """
 
 import functools
@@ -21,6 +22,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 import torch
+from torch import nn
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -50,12 +52,22 @@ class Check:
             raise ValueError(f"{name} must be {self}, got {shown(value)}") from None
 
 
-def check(**checks: Check) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Decorate a function: the named arguments, where they are given, go through their checks first."""
+def check(
+    *relations: Callable[..., None], **checks: Check
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Decorate a function: the named arguments, where they are given, go through their checks first.
+
+    Args:
+        relations: what arguments must be to each other; functions of some of them, by their names,
+            that raise a ``ValueError``.
+        checks: what each argument must be by itself. Defaults are not checked.
+    """
+    related = [(relation, inspect.signature(relation).parameters) for relation in relations]
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         signature = inspect.signature(function)
-        if unknown := checks.keys() - signature.parameters.keys():
+        named = checks.keys() | {name for _, names in related for name in names}
+        if unknown := named - signature.parameters.keys():
             raise TypeError(f"{function.__qualname__} has no arguments {sorted(unknown)}")
 
         @functools.wraps(function)
@@ -67,6 +79,9 @@ def check(**checks: Check) -> Callable[[Callable[P, R]], Callable[P, R]]:
             for name, value in bound.arguments.items():
                 if name in checks:
                     bound.arguments[name] = checks[name](name, value)
+            bound.apply_defaults()
+            for relation, names in related:
+                relation(**{name: bound.arguments[name] for name in names})
             return function(*bound.args, **bound.kwargs)
 
         return checked
@@ -85,20 +100,21 @@ def shown(value: Any) -> str:
     return short.repr(value)
 
 
-def integer(least: int | None = None) -> Check:
-    """A whole number, Python's or NumPy's, of at least `least`; truth values are none."""
+def integer(least: int | None = None, most: int | None = None) -> Check:
+    """A whole number, Python's or NumPy's, from `least` to `most`; truth values are none."""
 
     def convert(value: Any) -> int:
         if isinstance(value, (bool, np.bool_, torch.Tensor)):
             raise TypeError
         number = operator.index(value)
-        if least is not None and number < least:
+        if (least is not None and number < least) or (most is not None and number > most):
             raise ValueError
         return number
 
-    return Check(
-        "a whole number" if least is None else f"a whole number of at least {least}", convert
-    )
+    limits = "" if least is None else f" of at least {least}"
+    if most is not None:
+        limits = f" of at most {most}" if least is None else f" from {least} to {most}"
+    return Check(f"a whole number{limits}", convert)
 
 
 def _real(value: Any) -> float:
@@ -160,7 +176,7 @@ def sequence_of(inner: Check, *, empty: bool = False) -> Check:
     """A list, a tuple or another sequence, returned as a tuple, whose elements `inner` takes."""
 
     def convert(values: Any) -> tuple[Any, ...]:
-        # Python would go through these too: text letter by letter, sets in no order, dicts key by key.
+        # Python would go through these too: text by letter, sets in no order, dicts by key.
         if isinstance(values, (str, bytes, bytearray, AbstractSet, Mapping)):
             raise TypeError
         if not hasattr(values, "__len__"):
@@ -172,6 +188,20 @@ def sequence_of(inner: Check, *, empty: bool = False) -> Check:
 
     kind = "a sequence" if empty else "a non-empty sequence"
     return Check(lambda: f"{kind}, each element {inner}", convert, inner.choices)
+
+
+def mapping_of(inner: Check, *, most: int | None = None) -> Check:
+    """A dict with at least one and at most `most` entries: names, and what `inner` takes."""
+
+    def convert(values: Any) -> dict[str, Any]:
+        if not isinstance(values, Mapping) or not all(isinstance(name, str) for name in values):
+            raise TypeError
+        if not values or (most is not None and len(values) > most):
+            raise ValueError
+        return {name: inner.convert(value) for name, value in values.items()}
+
+    count = "a non-empty dict" if most is None else f"a dict of 1 to {most} entries"
+    return Check(lambda: f"{count} from names to values, each value {inner}", convert)
 
 
 def instance_of(kind: type | tuple[type, ...], description: str) -> Check:
@@ -200,3 +230,54 @@ uint8_images = Check(
 
 #: The path of a file or folder, text or ``os.PathLike``.
 path = instance_of((str, os.PathLike), "a path")
+text = instance_of(str, "text")
+module = instance_of(nn.Module, "a torch.nn.Module")
+
+_KINDS: dict[str, Callable[[torch.Tensor], bool]] = {
+    "floats": torch.is_floating_point,
+    "uint8": lambda tensor: tensor.dtype == torch.uint8,
+    "int64": lambda tensor: tensor.dtype == torch.int64,
+    "numbers": lambda tensor: not tensor.is_complex() and tensor.dtype != torch.bool,
+}
+
+
+def tensor(kind: str, shape: str | None = None) -> Check:
+    """A tensor of `kind` that is not empty, with as many dimensions as `shape` names ("N, C, H, W")."""
+
+    def convert(value: Any) -> torch.Tensor:
+        if not isinstance(value, torch.Tensor) or not _KINDS[kind](value):
+            raise TypeError
+        if not value.numel() or (shape is not None and value.dim() != len(shape.split(","))):
+            raise ValueError
+        return value
+
+    return Check(f"a tensor of {kind}, not empty" + (f", ({shape})" if shape else ""), convert)
+
+
+def _numbers(values: Any) -> np.ndarray:
+    if isinstance(values, torch.Tensor):
+        values = values.detach().cpu().numpy()
+    if not isinstance(values, np.ndarray):
+        values = sequence_of(_any_number).convert(values)
+    array = np.asarray(values, dtype=float)
+    if array.ndim != 1 or not len(array):
+        raise ValueError
+    return array
+
+
+_any_number = Check("a number", _real)
+finite_number = _number("a finite number", math.isfinite)
+#: Any sequence of numbers, a tensor and an array among them, returned as an array.
+numbers_in_a_row = Check("a non-empty sequence of numbers", _numbers)
+
+
+def _device(value: Any) -> torch.device:
+    if not isinstance(value, (str, torch.device)):
+        raise TypeError
+    try:
+        return torch.empty(0, device=value).device
+    except (RuntimeError, AssertionError) as error:  # an unknown name; a device that is not here
+        raise ValueError from error
+
+
+device = Check("a device that PyTorch finds here, such as 'cpu'", _device)

@@ -154,9 +154,11 @@ def save(model: nn.Module | Mapping[str, Tensor], path: str | Path) -> None:
 def transforms(weights: str | Path) -> nn.Module:
     """What a picture has to go through before a network with `weights` sees it (torchvision's transforms, v2).
 
-    The result takes a PIL picture, or bytes of (…, C, H, W), and returns normalised floats of (…, C, h, w): for
-    ``"imagenet"``, the shorter side scaled to 256 pixels, the middle 224 x 224 cut out; for weights of ours, the size,
-    colours, mean and standard deviation of the pictures that they were trained on.
+    The result takes a PIL picture, or bytes of (…, C, H, W), and returns normalised floats of
+    (…, C, h, w): for ``"imagenet"``, the shorter side scaled to 256 pixels, the middle 224 x 224 cut
+    out; for weights of ours, the size, colours, mean and standard deviation of the pictures that they
+    were trained on. Into that size a picture is scaled whole, and what is left is filled with black
+    (:class:`data.FitInside`).
 
     Raises:
         WeightsError: as for :func:`read`, or the file does not say what it was trained on.
@@ -164,13 +166,15 @@ def transforms(weights: str | Path) -> nn.Module:
     import torch
     from torchvision.transforms import v2
 
+    from densenet_tutorial.data import FitInside
+
     if weights == "imagenet":
         size: list[nn.Module] = [v2.RGB(), v2.Resize(256), v2.CenterCrop(224)]
         mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
     else:
         dataset = trained_on(weights)
         channels, height, width = dataset["image_shape"]
-        size = [v2.Grayscale() if channels == 1 else v2.RGB(), v2.Resize((height, width))]
+        size = [v2.Grayscale() if channels == 1 else v2.RGB(), FitInside(height, width)]
         mean, std = dataset["mean"], dataset["std"]
     to_float = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)]
     return v2.Compose([*size, *to_float, v2.ToPureTensor()])
