@@ -27,7 +27,7 @@ def freeze(module):
 
 
 def main(norm, output):
-    with distributed.processes():
+    with distributed.process_group():
         full = data.load_dataset("fashion-mini")
         dataset = dataclasses.replace(
             full,
@@ -49,10 +49,10 @@ def main(norm, output):
         model.to(environment.device())
         history = training.fit(model, dataset, recipe, progress=False)
         weights = torch.cat([v.flatten().float().cpu() for v in model.state_dict().values()])
-        every = distributed.gather(weights)
-        if distributed.is_writer():
+        every = distributed.all_gather(weights)
+        if distributed.is_main_process():
             same = all(torch.equal(every[0], other) for other in every)
-            result = {"history": history, "processes": distributed.size(), "same": same}
+            result = {"history": history, "processes": distributed.world_size(), "same": same}
             with open(output, "w") as file:
                 json.dump(result, file)
 

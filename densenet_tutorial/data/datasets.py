@@ -14,7 +14,6 @@ import math
 import os
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,8 @@ import torch
 import torchvision
 from torch import Tensor
 
-from densenet_tutorial.data import folders
+from densenet_tutorial.data.folders import load_folder
+from densenet_tutorial.data.image_dataset import ImageDataset, mean_and_std
 from densenet_tutorial.utils import arguments
 
 FASHION_CLASSES = (
@@ -46,117 +46,6 @@ FASHION_MNIST_SHA256 = {
 
 #: Where Debian's package ``dataset-fashion-mnist`` puts the original files.
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
-
-
-@dataclass(frozen=True)
-class ImageDataset:
-    """Training and test images with their labels.
-
-    Attributes:
-        name: as given to :func:`load_dataset`, or the folder's own.
-        train_images, test_images: uint8 tensors (N, C, H, W), at least one image each.
-        train_labels, test_labels: int64 tensors (N,), indices into `classes`.
-        classes: the class names.
-        mean, std: per channel, over the training images scaled to 0 to 1.
-        folder: where the images came from, if from a folder of images by class.
-
-    Raises:
-        ValueError: an attribute is something else; the message says what it must be.
-    """
-
-    name: str
-    train_images: Tensor
-    train_labels: Tensor
-    test_images: Tensor
-    test_labels: Tensor
-    classes: tuple[str, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    folder: str | None = None
-
-    def __post_init__(self) -> None:
-        for name, check in _CHECKS.items():
-            object.__setattr__(self, name, check(name, getattr(self, name)))
-        channels, last = self.train_images.shape[1], len(self.classes) - 1
-        shape = list(self.train_images.shape[1:])
-        if list(self.test_images.shape[1:]) != shape:
-            raise ValueError(
-                f"test_images must be (N, {', '.join(map(str, shape))}), as train_images are, got "
-                f"{arguments.shown(self.test_images)}"
-            )
-        for part in ("train", "test"):
-            images, labels = getattr(self, f"{part}_images"), getattr(self, f"{part}_labels")
-            if len(labels) != len(images):
-                raise ValueError(
-                    f"{part}_labels must be one for each of the {len(images)} {part}_images, got "
-                    f"{len(labels)}"
-                )
-            low, high = labels.min().item(), labels.max().item()
-            if low < 0 or high > last:
-                raise ValueError(
-                    f"{part}_labels must be indices into the {last + 1} classes, from 0 to {last}, "
-                    f"got {low} to {high}"
-                )
-        for name in ("mean", "std"):
-            if len(getattr(self, name)) != channels:
-                raise ValueError(
-                    f"{name} must be one number for each of the {channels} channels, got "
-                    f"{getattr(self, name)}"
-                )
-
-    def normalize(self, images: Tensor) -> Tensor:
-        """uint8 images (N, C, H, W) to floats with mean 0 and deviation 1 per channel, on their device."""
-        return normalize(images, self.mean, self.std)
-
-    def metadata(self) -> dict[str, Any]:
-        """What a user of a trained model has to know of its data, as JSON can hold it."""
-        return {
-            "name": self.name,
-            "train_images": len(self.train_images),
-            "image_shape": list(self.train_images.shape[1:]),
-            "classes": list(self.classes),
-            "mean": list(self.mean),
-            "std": list(self.std),
-        } | ({} if self.folder is None else {"folder": self.folder})
-
-
-def _some_images(value: Any) -> Tensor:
-    images = arguments.uint8_images.convert(value)
-    if 0 in images.shape:
-        raise ValueError
-    return images
-
-
-def _labels(value: Any) -> Tensor:
-    if not isinstance(value, Tensor) or value.dtype != torch.int64 or value.dim() != 1:
-        raise TypeError
-    return value
-
-
-_name = arguments.instance_of(str, "text")
-_CHECKS = {
-    "name": _name,
-    "train_images": arguments.Check(f"{arguments.uint8_images}, at least one", _some_images),
-    "test_images": arguments.Check(f"{arguments.uint8_images}, at least one", _some_images),
-    "train_labels": arguments.Check("an int64 tensor (N,), indices into classes", _labels),
-    "test_labels": arguments.Check("an int64 tensor (N,), indices into classes", _labels),
-    "classes": arguments.sequence_of(_name),
-    "mean": arguments.sequence_of(arguments.finite_number),
-    "std": arguments.sequence_of(arguments.positive_number),
-    "folder": arguments.optional(_name),
-}
-
-
-@arguments.check(images=arguments.uint8_images)
-def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """uint8 images (N, C, H, W) to floats: scaled to 0 to 1, minus `mean`, over `std`, per channel.
-
-    Raises:
-        ValueError: `images` are not uint8: floats have perhaps been scaled already.
-    """
-    shift = torch.tensor(mean, device=images.device).view(-1, 1, 1)
-    scale = torch.tensor(std, device=images.device).view(-1, 1, 1)
-    return (images.float() / 255 - shift) / scale
 
 
 #: What loads a data set, from :func:`load_dataset`'s `root`.
@@ -182,28 +71,50 @@ def list_datasets() -> list[str]:
 
 @arguments.check(root=arguments.optional(arguments.path))
 def load_dataset(
-    name: str | os.PathLike[str] = "fashion-mini", root: str | os.PathLike[str] | None = None
+    name: str | os.PathLike[str] = "fashion-mini",
+    root: str | os.PathLike[str] | None = None,
+    *,
+    progress: bool = True,
+    **options: Any,
 ) -> ImageDataset:
     """Load a data set into memory.
 
     Args:
-        name: one of :func:`list_datasets`; or the path of a folder of images by class, for which
-            :func:`load_folder` has options.
+        name: one of :func:`list_datasets`; or the path of a folder of images by class.
         root: the folder to look in and to download to; default ``DENSENET_TUTORIAL_DATA``, else
             ``~/.cache/densenet-tutorial``. For Fashion-MNIST, Debian's package is found by itself.
+        progress: whether to show a progress bar while a folder is read.
+        options: for a folder of images by class, those of :func:`load_folder`.
 
     Raises:
-        ValueError: an unknown name, or a file whose checksum is wrong.
+        ValueError: an unknown name, or a file whose checksum is wrong; or as :func:`load_folder`.
         ConnectionError: files are missing and cannot be downloaded; the message says where to put them.
     """
-    if name in _LOADERS:
-        return _LOADERS[str(name)](None if root is None else Path(root).expanduser())
-    if isinstance(name, (str, os.PathLike)) and Path(name).is_dir():
-        return folders.load_folder(name)
+    if isinstance(name, str) and name in _LOADERS:
+        if options:
+            raise ValueError(f"{min(options)} is for a folder of images by class, got {name!r}")
+        return _LOADERS[name](None if root is None else Path(root).expanduser())
+    if isinstance(name, (str, os.PathLike)) and Path(name).expanduser().is_dir():
+        return load_folder(name, progress=progress, **options)
     raise ValueError(
         f"name must be one of {', '.join(map(repr, _LOADERS))}, or a folder of images by class, got "
         f"{arguments.shown(name)}"
     )
+
+
+def load_again(metadata: dict[str, Any], **options: Any) -> ImageDataset:
+    """The data set that ``metadata`` is of (:meth:`ImageDataset.metadata`), as a run keeps it.
+
+    Args:
+        metadata: what the run says of its data.
+        options: of :func:`load_dataset`, in place of what `metadata` says; with another `name`, a folder's
+            images are still brought to the size and channels that `metadata` has.
+    """
+    name = options.pop("name", None) or metadata.get("folder") or metadata["name"]
+    if name not in _LOADERS:
+        channels, *size = metadata["image_shape"]
+        options = {"image_size": tuple(size), "channels": channels} | options
+    return load_dataset(name, **options)
 
 
 def _downloads(root: Path | None) -> Path:
@@ -214,19 +125,6 @@ def _downloads(root: Path | None) -> Path:
         return root or Path.home() / ".cache" / "densenet-tutorial"
     except RuntimeError as error:
         raise ValueError(f"root must be given, or DENSENET_TUTORIAL_DATA set: {error}") from error
-
-
-def mean_and_std(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel of uint8 images (N, C, H, W), scaled to 0 to 1."""
-    histogram = torch.zeros(images.shape[1], 256, dtype=torch.int64)
-    for part in images.split(1000):  # a copy of all of them might be large
-        rows = part.transpose(0, 1).flatten(1)  # one for each channel
-        histogram += torch.stack([row.bincount(minlength=256) for row in rows])
-    share = histogram.double() / histogram[0].sum()
-    levels = torch.arange(256, dtype=torch.float64) / 255
-    mean = share @ levels
-    std = (share @ levels**2 - mean**2).clamp(min=0).sqrt()
-    return tuple(mean.tolist()), tuple(std.tolist())
 
 
 def _dataset(

@@ -61,7 +61,11 @@ def cutout(images: Tensor) -> Tensor:
 
 
 #: What ``Recipe.augment`` may name.
-AUGMENTATIONS: dict[str, Callable[[Tensor], Tensor]] = {"crop": crop, "flip": flip, "cutout": cutout}
+AUGMENTATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "crop": crop,
+    "flip": flip,
+    "cutout": cutout,
+}
 
 
 def list_augmentations() -> list[str]:

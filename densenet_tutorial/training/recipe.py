@@ -17,7 +17,7 @@ from densenet_tutorial.utils.arguments import (
     positive_number,
     sequence_of,
 )
-from densenet_tutorial.utils.options import option, options
+from densenet_tutorial.utils.options import checked_dataclass, option
 
 
 def step(optimizer: Optimizer, lr: float, steps: int) -> LRScheduler:
@@ -48,7 +48,7 @@ def list_schedules() -> list[str]:
     return list(SCHEDULES)
 
 
-@options
+@checked_dataclass
 class Recipe:
     """How to train. The defaults are the paper's for CIFAR, which augments by ``("crop", "flip")``.
 

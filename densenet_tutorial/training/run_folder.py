@@ -138,7 +138,7 @@ class RunFolder:
             new = content()
             if not path.is_file() or path.read_bytes() != new:
                 files.write(path, new)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 drawing may fail in any way
             if name not in self._failed:
                 _log.warning("the run goes on, but %s could not be written: %s", name, error)
             self._failed.add(name)
@@ -293,9 +293,10 @@ def _check_form(state: dict[str, Any]) -> None:
     """Refuse a checkpoint that holds no run."""
     kinds = {"config": dict, "model": dict, "optimizer": dict, "scheduler": dict, "scaler": dict}
     kinds |= {"random": list, "history": list, "step": int, "sums": list, "seconds": float}
-    for name, kind in kinds.items():
-        if not isinstance(state.get(name), kind):
-            raise ValueError(f"it holds no run to go on with: {name!r} is missing or of another kind")
+    if wrong := [name for name, kind in kinds.items() if not isinstance(state.get(name), kind)]:
+        raise ValueError(
+            f"it holds no run to go on with: {wrong[0]!r} is missing or of another kind"
+        )
     for number, row in enumerate(state["history"], start=1):
         if (
             not isinstance(row, dict)
@@ -303,7 +304,9 @@ def _check_form(state: dict[str, Any]) -> None:
             or not all(isinstance(v, (int, float)) and math.isfinite(v) for v in row.values())
             or not {"test_accuracy", "test_loss", "train_accuracy", "train_loss"} <= row.keys()
         ):
-            raise ValueError(f"its history must have a row for each epoch, got {row!r} as row {number}")
+            raise ValueError(
+                f"its history must have a row for each epoch, got {row!r} as row {number}"
+            )
 
 
 def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
@@ -314,12 +317,9 @@ def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """
     path = Path(folder) / "config.json"
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(config, dict):
-            raise ValueError(f"it holds a {type(config).__name__}")
-    except (OSError, ValueError, RecursionError) as error:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not the configuration of a run: {error}") from error
-    return config
 
 
 def differences(old: Any, new: Any, name: str = "") -> list[str]:

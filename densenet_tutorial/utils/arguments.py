@@ -133,7 +133,6 @@ def _number(description: str, valid: Callable[[float], bool]) -> Check:
     return Check(description, convert)
 
 
-finite_number = _number("a finite number", math.isfinite)
 positive_int = integer(1)
 non_negative_int = integer(0)
 positive_number = _number("a finite number above 0", lambda x: 0 < x < math.inf)

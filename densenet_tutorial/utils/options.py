@@ -1,17 +1,18 @@
-"""Options: dataclasses whose fields say in one place what a command's options, defaults, checks and help come from.
+"""Dataclasses whose fields are the one source of a command's options, defaults, checks and help.
 
-    @options.options
-    class Recipe:
-        \"\"\"How to train.\"\"\"
+@checked_dataclass
+class Recipe:
+    \"\"\"How to train.\"\"\"
 
-        epochs: int = options.option(300, positive_int, "passes over the training images")
+    epochs: int = option(300, positive_int, "passes over the training images")
 
-    Recipe(epochs=0)                        # ValueError: epochs must be a whole number of at least 1, got 0
-    options.add_to(parser, Recipe)          # --epochs N  passes over the training images (default: 300)
+Recipe(epochs=0)                        # ValueError: epochs must be a whole number of at least 1, got 0
+add_to(parser, Recipe)          # --epochs N  passes over the training images (default: 300)
 """
 
 import argparse
 import dataclasses
+import inspect
 import types
 import typing
 from collections.abc import Callable
@@ -25,7 +26,7 @@ C = TypeVar("C")
 def option(
     default: Any, check: Check, help: str, *, flag: str | None = None, bare: str | None = None
 ) -> Any:
-    """A field of a class of :func:`options`.
+    """A field of a :func:`checked_dataclass`.
 
     Args:
         default: its value where none is given.
@@ -40,7 +41,7 @@ def option(
 
 
 @typing.dataclass_transform(frozen_default=True, field_specifiers=(option,))
-def options(cls: type[C]) -> type[C]:
+def checked_dataclass(cls: type[C]) -> type[C]:
     """Decorate a class: a frozen dataclass that checks every field and lists them in its docstring."""
 
     def check_fields(self: Any) -> None:
@@ -51,7 +52,7 @@ def options(cls: type[C]) -> type[C]:
     cls.__post_init__ = check_fields  # type: ignore[attr-defined]
     made = dataclasses.dataclass(frozen=True)(cls)
     fields = [f"    {f.name}: {f.metadata['help']}." for f in dataclasses.fields(made)]
-    made.__doc__ = "\n".join([f"{cls.__doc__}\n\nAttributes:", *fields])
+    made.__doc__ = "\n".join([f"{inspect.getdoc(cls)}\n\nAttributes:", *fields])
     return made
 
 
@@ -82,7 +83,8 @@ def add_to(parser: Any, cls: type) -> None:
                 settings |= {"nargs": "?", "const": field.metadata["bare"]}
         if check.choices:
             help += f"; of {', '.join(map(str, check.choices))}"
-        help += f" (default: {_shown(field.default)})"
+        if field.default is not None:
+            help += f" (default: {_shown(field.default)})"
         parser.add_argument(
             flag(field),
             dest=field.name,
