@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> None:
             raise
         parser.exit(2, f"{parser.prog}: error: {_sentence(error)}\n")
     except KeyboardInterrupt as stop:
-        parser.exit(130, f"{stop or 'stopped'}\n")
+        parser.exit(130, f"{str(stop) or 'stopped'}\n")
 
 
 def _called() -> str:
@@ -66,7 +66,7 @@ def _sentence(error: ValueError | OSError) -> str:
 
 
 def _data_set(text: str) -> str:
-    if text not in data.list_datasets() and not Path(text).expanduser().is_dir():
+    if text not in data.list_datasets() and not (text and Path(text).expanduser().is_dir()):
         raise ValueError
     return text
 
@@ -181,7 +181,7 @@ def _train(given: argparse.Namespace) -> None:
                 sys.exit(130)
             if (given.output / "last.pt").exists():
                 again = f"{_called()} train --output {shlex.quote(str(given.output))} --resume"
-                raise KeyboardInterrupt(f"\n{stop or 'stopped'}; to go on: {again}") from None
+                raise KeyboardInterrupt(f"\n{str(stop) or 'stopped'}; to go on: {again}") from None
             raise
         if distributed.is_main_process():
             last = history[-1]

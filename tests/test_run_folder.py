@@ -226,7 +226,11 @@ def test_a_signal_that_is_ignored_stays_ignored(dataset, tmp_path):
 def test_the_weights_that_a_run_began_with_are_in_its_folder(dataset, tmp_path):
     """So that one that is killed in its first epoch goes on from them, whatever it is handed."""
     with pytest.raises(KeyboardInterrupt, match="at once"):
-        fit(dataset, tmp_path / "run", model=Acting(small(), {2: lambda: [interrupt(), interrupt()]}))
+        fit(
+            dataset,
+            tmp_path / "run",
+            model=Acting(small(), {2: lambda: [interrupt(), interrupt()]}),
+        )
     torch.manual_seed(99)
     other = DenseNet(4, (1, 1), 8, num_classes=10, in_channels=1, stem="cifar")
     fit(dataset, tmp_path / "run", model=other, resume=True)
@@ -379,7 +383,9 @@ def test_a_configuration_that_was_edited_is_not_believed(dataset, stopped, tmp_p
     config = run_folder.read_config(folder)
     config["recipe"]["epochs"] = 5
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match="config.json has been changed: recipe.epochs was 3 and is"):
+    with pytest.raises(
+        ValueError, match="config.json has been changed: recipe.epochs was 3 and is"
+    ):
         fit(dataset, folder, resume=True)
 
 
@@ -661,7 +667,18 @@ def test_what_is_for_people_may_fail_and_costs_one_warning(dataset, tmp_path, ca
 def test_a_drawing_that_fails_does_not_end_a_run(tmp_path):
     """As on a machine with a backend of matplotlib that it lacks."""
     command = [sys.executable, "-m", "densenet_tutorial", "train", "--device", "cpu", "--quiet"]
-    command += "--blocks 1 --growth-rate 2 --bn-size 1 --epochs 2 --batch-size 2500".split()
+    command += [
+        "--blocks",
+        "1",
+        "--growth-rate",
+        "2",
+        "--bn-size",
+        "1",
+        "--epochs",
+        "2",
+        "--batch-size",
+        "2500",
+    ]
     done = subprocess.run(
         [*command, "--output", str(tmp_path / "run")],
         capture_output=True,

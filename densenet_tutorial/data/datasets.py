@@ -94,7 +94,7 @@ def load_dataset(
         if options:
             raise ValueError(f"{min(options)} is for a folder of images by class, got {name!r}")
         return _LOADERS[name](None if root is None else Path(root).expanduser())
-    if isinstance(name, (str, os.PathLike)) and Path(name).expanduser().is_dir():
+    if isinstance(name, (str, os.PathLike)) and str(name) and Path(name).expanduser().is_dir():
         return load_folder(name, progress=progress, **options)
     raise ValueError(
         f"name must be one of {', '.join(map(repr, _LOADERS))}, or a folder of images by class, got "

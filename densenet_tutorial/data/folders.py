@@ -91,8 +91,9 @@ def load_folder(
     labels = torch.tensor([label for _, label in [*train, *test]])
     cut = len(train)
     mean, std = mean_and_std(images[:cut])
-    if 0 in std:
-        raise ValueError(f"the images to train on in {folder} must differ, got equal ones alone")
+    if not any(std):
+        raise ValueError(f"the images to train on in {folder} must show something, got one colour")
+    std = tuple(value or 1.0 for value in std)  # a channel may be empty, as of some microscopes
     return ImageDataset(
         folder.resolve().name,
         *(images[:cut], labels[:cut], images[cut:], labels[cut:]),
@@ -185,12 +186,15 @@ def _split(
 
 def _common_size(files: Sequence[str]) -> tuple[int, int]:
     """A size for images whose sizes differ; at most 100 of them, from all over, are looked at."""
-    some = files[:: -(-len(files) // 100)]
-    sizes = [(image.height, image.width) for image in map(read_image, some)]
+    sizes = []
+    for file in files[:: -(-len(files) // 100)]:
+        with contextlib.suppress(ValueError):  # it is said when all of them are read
+            image = read_image(file)
+            sizes.append((image.height, image.width))
     if len(set(sizes)) == 1 and max(sizes[0]) <= LARGEST_SIDE:
         return sizes[0]
-    side = min(LARGEST_SIDE, int(statistics.median(min(size) for size in sizes)))
-    return side, side
+    side = int(statistics.median([min(size) for size in sizes] or [LARGEST_SIDE]))
+    return min(LARGEST_SIDE, side), min(LARGEST_SIDE, side)
 
 
 def _read(
