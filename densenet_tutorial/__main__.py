@@ -1,10 +1,16 @@
 """``densenet-tutorial``, or ``python -m densenet_tutorial``: the package's commands."""
 
 import argparse
+import codecs
+import contextlib
 import dataclasses
 import dis
+import errno
+import io
+import os
 import shlex
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,29 +20,45 @@ from densenet_tutorial.utils import arguments, environment
 from densenet_tutorial.utils.arguments import one_of, optional, positive_int, sequence_of
 from densenet_tutorial.utils.options import add_to, checked_dataclass, option
 
+#: `predict` holds this many pictures at a time, and draws no more than that many.
+_BATCH, _DRAWN = 32, 100
+
+_PACKAGE = Path(__file__).parent
+
 
 def main(argv: list[str] | None = None) -> None:
-    """Run one command; `argv` is the command line without the program's name."""
+    """Run one command; `argv` is the command line without the program's name.
+
+    The exit status is 0; 1 if some of several files could not be used; 2 if nothing could be done; 130
+    after Ctrl-C, and 141 if whoever read the output stopped reading.
+    """
+    try:
+        with _console():
+            options = _parser().parse_args(argv)
+            options.run(options)
+    except (ValueError, OSError) as error:
+        if not _is_ours(error):
+            raise
+        print(f"{_program()}: error: {_sentence(error)}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt as stop:
+        print(str(stop) or "stopped", file=sys.stderr)
+        sys.exit(130)
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog=_called(),
+        prog=_program(),
         description="DenseNet, step by step: commands of the package. "
         "`COMMAND --help` says more about each.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in (_add_train, _add_evaluate, _add_predict, _add_summary, _add_benchmark, _add_env):
         add(commands)
-    given = parser.parse_args(argv)
-    try:
-        given.run(given)
-    except (ValueError, OSError) as error:
-        if not _is_ours(error):
-            raise
-        parser.exit(2, f"{parser.prog}: error: {_sentence(error)}\n")
-    except KeyboardInterrupt as stop:
-        parser.exit(130, f"{str(stop) or 'stopped'}\n")
+    return parser
 
 
-def _called() -> str:
+def _program() -> str:
     """How somebody called this program."""
     name = Path(sys.argv[0]).stem
     return name if name == "densenet-tutorial" else "python -m densenet_tutorial"
@@ -45,9 +67,11 @@ def _called() -> str:
 def _is_ours(error: BaseException) -> bool:
     """Whether `error` is a sentence for whoever typed the command, and not a bug.
 
-    It is if a ``raise`` of this package raised it. What others raise, or an operation that failed, would
-    say nothing without its traceback.
+    It is if a ``raise`` of this package raised it, or if a disk is full. What others raise, or an
+    operation that failed, would say nothing without its traceback.
     """
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+        return True
     trace = error.__traceback__
     while trace and trace.tb_next:
         trace = trace.tb_next
@@ -56,13 +80,50 @@ def _is_ours(error: BaseException) -> bool:
     return dis.opname[trace.tb_frame.f_code.co_code[trace.tb_lasti]] == "RAISE_VARARGS"
 
 
-_PACKAGE = Path(__file__).parent
-
-
 def _sentence(error: ValueError | OSError) -> str:
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}"
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return str(error)
+
+
+@contextlib.contextmanager
+def _console() -> Iterator[None]:
+    """Print in any encoding, and end quietly when nobody reads on (``… | head -1``)."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="densenet_tutorial.plain")
+    try:
+        try:
+            yield
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except BrokenPipeError:
+        # Python will flush what is left when it ends; nobody is to hear of that failure either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+
+
+def _plain(error: UnicodeEncodeError) -> tuple[str, int]:
+    """What to print for characters that the console's encoding lacks."""
+    lines = {"├": "+", "└": "+", "─": "-", "│": "|"}  # of torchinfo's trees
+    missing = error.object[error.start : error.end]
+    escaped = (lines.get(c, c).encode("ascii", "backslashreplace").decode() for c in missing)
+    return "".join(escaped), error.end
+
+
+codecs.register_error("densenet_tutorial.plain", _plain)
+
+
+@contextlib.contextmanager
+def _called(**options: str) -> Iterator[None]:
+    """Let errors about arguments call them as the command line does: ``name="--dataset"``."""
+    try:
+        yield
+    except ValueError as error:
+        name, _, rest = str(error).partition(" ")
+        if name not in options:
+            raise
+        raise ValueError(f"{options[name]} {rest}") from error
 
 
 def _data_set(text: str) -> str:
@@ -128,7 +189,7 @@ _MODEL_OPTIONS = ("block_config", "growth_rate", "bn_size", "drop_rate", "memory
 
 
 def _add_train(commands: Any) -> None:
-    program = _called()
+    program = _program()
     train = commands.add_parser(
         "train",
         help="train a model, or go on with a run",
@@ -180,7 +241,7 @@ def _train(given: argparse.Namespace) -> None:
             if not distributed.is_main_process():
                 sys.exit(130)
             if (given.output / "last.pt").exists():
-                again = f"{_called()} train --output {shlex.quote(str(given.output))} --resume"
+                again = f"{_program()} train --output {shlex.quote(str(given.output))} --resume"
                 raise KeyboardInterrupt(f"\n{str(stop) or 'stopped'}; to go on: {again}") from None
             raise
         if distributed.is_main_process():
@@ -289,7 +350,7 @@ def _add_evaluate(commands: Any) -> None:
     )
     evaluate.set_defaults(run=_evaluate)
     _add_weights(evaluate)
-    evaluate.add_argument("--dataset", help="default: the one it was trained on")
+    evaluate.add_argument("--dataset", metavar="NAME", help=f"{', '.join(data.list_datasets())}, or a FOLDER of images by class (default: the one it was trained on)")  # fmt: skip
 
 
 def _add_weights(command: argparse.ArgumentParser) -> None:
@@ -298,27 +359,43 @@ def _add_weights(command: argparse.ArgumentParser) -> None:
 
 
 def _trained(options: argparse.Namespace, name: str | None = None) -> network.DenseNet:
-    """The model that the command's weights hold, ready to predict; `name` is for weights that do not say of which."""
+    """The model that the command's weights hold, ready to predict.
+
+    `name` is the model's, for weights that do not say it.
+    """
     from densenet_tutorial import weights
 
+    with _called(name="--model"):
+        read = weights.read(options.weights, name)
     if name is None:
-        config = weights.read(options.weights).config
-        if not (config and config["model"]):
+        if not (read.config and read.config["model"]):
             raise ValueError(f"weights {options.weights!r} do not say of which model they are")
-        name = config["model"]["name"]
-    model = network.densenet(name, weights=options.weights)
+        name = read.config["model"]["name"]
+    if "classifier.weight" not in read.model:
+        raise ValueError(f"weights {options.weights!r} have no classifier: they tell no classes")
+    with _called(name="--model"):
+        model = network.densenet(name, weights=options.weights)
     return model.eval().to(environment.device(options.device))
 
 
 def _evaluate(options: argparse.Namespace) -> None:
     from densenet_tutorial import data, training, weights
 
+    if options.weights == "imagenet":
+        raise ValueError("weights 'imagenet' cannot be evaluated: ImageNet's pictures are not here")
     model = _trained(options)
     trained_on = weights.trained_on(options.weights)
-    dataset = data.load_dataset(options.dataset or trained_on["name"])
+    with _called(name="--dataset"):
+        dataset = data.load_again(trained_on, name=options.dataset)
     if list(dataset.classes) != trained_on["classes"]:
         raise ValueError(
-            f"dataset must have the classes of {trained_on['name']!r}, got {dataset.name!r}"
+            f"--dataset must be one with the classes of {trained_on['name']!r}, "
+            f"got {options.dataset!r}"
+        )
+    if dataset.test_images.shape[1] != model.in_channels:
+        raise ValueError(
+            f"--dataset must be one with images of {model.in_channels} channels, "
+            f"got {options.dataset!r} with {dataset.test_images.shape[1]}"
         )
     dataset = dataclasses.replace(
         dataset, mean=tuple(trained_on["mean"]), std=tuple(trained_on["std"])
@@ -334,8 +411,15 @@ def _add_predict(commands: Any) -> None:
         help="classes of pictures, in words and as a picture",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description=(
-            "Say what a trained model sees in pictures. They are scaled to the size, and turned to the number of\n"
-            "colours, that it was trained on; Fashion-MNIST shows things bright on black."
+            "Say what a trained model sees in pictures. A picture is read as a viewer shows it: turned as\n"
+            "its EXIF orientation says, in sRGB, on white where it is transparent, and the first of several\n"
+            "frames or pages. Then it is prepared as the model's training pictures were. For weights of\n"
+            "this package that is their size, with nothing squashed or cut off (what is left is filled with\n"
+            "black), and their number of colours; Fashion-MNIST shows things bright on black. For\n"
+            "'imagenet', the middle is cut out.\n"
+            "\n"
+            "A file that cannot be read costs a line on the error output and an exit status of 1; the others\n"
+            "are predicted all the same."
         ),
         epilog=(
             "examples:\n"
@@ -347,44 +431,74 @@ def _add_predict(commands: Any) -> None:
     _add_weights(predict)
     predict.add_argument("images", nargs="+", type=Path, help="PNG, JPEG, …")
     predict.add_argument("--model", help="for the weights 'imagenet': densenet121, densenet161, densenet169 or densenet201")  # fmt: skip
-    predict.add_argument("--top", type=int, default=3, help="classes to name (default: %(default)s)")  # fmt: skip
+    predict.add_argument("--top", type=int, default=3, metavar="N", help="classes to name (default: %(default)s)")  # fmt: skip
     predict.add_argument("--invert", action="store_true", help="swap dark and bright first")
-    predict.add_argument("--output", type=Path, metavar="FILE", help="a PNG that shows the pictures with their classes")  # fmt: skip
+    predict.add_argument("--output", type=Path, metavar="FILE", help=f"a PNG that shows the pictures (the first {_DRAWN}) with their classes")  # fmt: skip
 
 
 def _predict(options: argparse.Namespace) -> None:
     import torch
-    from PIL import ImageOps
-    from torchvision.transforms.functional import pil_to_tensor
+    from PIL import Image, ImageOps
 
-    from densenet_tutorial import data, figures, weights
-    from densenet_tutorial.utils import arguments, files
+    from densenet_tutorial import data, weights
 
-    arguments.positive_int("top", options.top)
+    top = arguments.positive_int("--top", options.top)
+    if options.weights == "imagenet" and options.model not in weights.IMAGENET_FILES:
+        got = "none" if options.model is None else repr(options.model)
+        names = ", ".join(weights.IMAGENET_FILES)
+        raise ValueError(f"--model must be one of {names} for the weights 'imagenet', got {got}")
     model = _trained(options, options.model)
     prepare = weights.transforms(options.weights)
-    classes, titles = weights.categories(options.weights), []
-    pictures = [data.read_image(path) for path in options.images]
-    if options.invert:
-        pictures = [ImageOps.invert(picture) for picture in pictures]
-    inputs = torch.stack([prepare(picture) for picture in pictures])
-    with torch.no_grad():
-        probabilities = model(inputs.to(next(model.parameters()).device)).softmax(1).cpu()
-    for path, row in zip(options.images, probabilities):
-        best = row.topk(min(options.top, len(classes)))
-        names = [f"{classes[i]} {p:.1%}" for p, i in zip(best.values.tolist(), best.indices)]
-        print(f"{path}: {', '.join(names)}")
-        titles.append(names[0])
-    if options.output:
-        shown = [pil_to_tensor(picture) for picture in pictures]
-        figure = figures.images(shown, titles, title="Predictions")
-        files.write(options.output, figures.png(figure))
+    classes = weights.categories(options.weights)
+    predictions: list[tuple[Image.Image, str]] = []
+    failed = False
+    for first in range(0, len(options.images), _BATCH):
+        found, inputs = [], []
+        for path in options.images[first : first + _BATCH]:
+            try:
+                picture = data.read_image(path)
+            except ValueError as error:
+                print(error, file=sys.stderr)
+                failed = True
+                continue
+            if options.invert:
+                picture = ImageOps.invert(picture)
+            inputs.append(prepare(picture))
+            picture.thumbnail((256, 256))  # enough to draw it
+            found.append((path, picture))
+        if not inputs:
+            continue
+        with torch.no_grad():
+            x = torch.stack(inputs).to(next(model.parameters()).device)
+            probabilities = model(x).softmax(1).cpu()
+        for (path, picture), row in zip(found, probabilities, strict=True):
+            best = row.topk(min(top, len(classes)))
+            names = [f"{classes[i]} {p:.1%}" for p, i in zip(best.values.tolist(), best.indices)]
+            print(f"{path}: {', '.join(names)}")
+            if options.output and len(predictions) < _DRAWN:
+                predictions.append((picture, names[0]))
+    if predictions:  # some are to be drawn
+        _draw(options.output, predictions)
+    if failed:
+        sys.exit(1)
+
+
+def _draw(path: Path, predictions: list[Any]) -> None:
+    """Write pictures with their titles to `path`."""
+    from torchvision.transforms.functional import pil_to_tensor
+
+    from densenet_tutorial import figures
+    from densenet_tutorial.utils import files
+
+    pictures, titles = zip(*predictions)
+    shown = [pil_to_tensor(picture) for picture in pictures]
+    files.write(path, figures.png(figures.images(shown, titles, title="Predictions")))
 
 
 def _add_summary(commands: Any) -> None:
     summary = commands.add_parser("summary", help="a model's layers, shapes and parameter counts")
     summary.set_defaults(run=_summary)
-    summary.add_argument("model", nargs="?", default="densenet121", help="default: %(default)s")
+    summary.add_argument("model", nargs="?", default="densenet121", metavar="MODEL", help=f"default: %(default)s; one of {', '.join(network.CONFIGS)}")  # fmt: skip
     summary.add_argument("--size", type=int, default=224, help="image side in pixels (default: %(default)s)")  # fmt: skip
     summary.add_argument("--num-classes", type=int, help="default: the model's own")
     summary.add_argument("--in-channels", type=int, help="default: the model's own")
@@ -394,10 +508,17 @@ def _add_summary(commands: Any) -> None:
 def _summary(options: argparse.Namespace) -> None:
     import torchinfo
 
-    overrides = {} if options.in_channels is None else {"in_channels": options.in_channels}
-    model = network.densenet(options.model, num_classes=options.num_classes, **overrides)
-    size = (1, model.in_channels, options.size, options.size)
-    print(torchinfo.summary(model, size, depth=options.depth, device="cpu", verbose=0))
+    arguments.one_of(network.CONFIGS)("MODEL", options.model)
+    given = {
+        name: arguments.positive_int(f"--{name.replace('_', '-')}", getattr(options, name))
+        for name in ("num_classes", "in_channels", "depth")
+        if getattr(options, name) is not None
+    }
+    depth = given.pop("depth")
+    model = network.densenet(options.model, **given)
+    side = arguments.integer(model.min_size)("--size", options.size)
+    size = (1, model.in_channels, side, side)
+    print(torchinfo.summary(model, size, depth=depth, device="cpu", verbose=0))
 
 
 def _add_benchmark(commands: Any) -> None:
@@ -424,7 +545,6 @@ def _add_benchmark(commands: Any) -> None:
 
 def _benchmark_memory(options: argparse.Namespace) -> None:
     from densenet_tutorial.experiments import benchmarks
-    from densenet_tutorial.utils import arguments
 
     setting = {
         "model": options.model,

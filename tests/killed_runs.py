@@ -56,7 +56,7 @@ def forked(function, *arguments):
         except ValueError as error:
             print(error, file=sys.stderr)
             os._exit(3)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 a child never goes on as its parent
             print(repr(error), file=sys.stderr)
             os._exit(4)
         os._exit(0)

@@ -1,21 +1,27 @@
 """The commands of `python -m densenet_tutorial`, run in this process."""
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib
+import io
+import os
 import re
 import shlex
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
 
+import matplotlib
 import pytest
 import torch
 from PIL import Image
 
-from densenet_tutorial import data, densenet, memory, network, training
+from densenet_tutorial import data, densenet, memory, network, training, weights
 from densenet_tutorial.__main__ import main
 from densenet_tutorial.training import run_folder
 from densenet_tutorial.utils import options
@@ -145,6 +151,20 @@ def test_a_model_without_bottlenecks(tmp_path):
     assert not any("conv2" in name for name in state)
 
 
+def test_the_command_of_bundled_weights_is_made_from_their_configuration():
+    from make_weights import command
+
+    from densenet_tutorial.__main__ import _parser
+
+    results = weights.results("fashion-mnist-small")
+    made, stored = (
+        vars(_parser().parse_args(shlex.split(line)[3:]))
+        for line in (command(results["config"]), results["command"])
+    )
+    assert made.pop("model", "densenet_bc") == stored.pop("model")
+    assert made == stored
+
+
 def test_what_can_be_chosen_is_listed_by_a_function(monkeypatch, capsys):
     """A data set, a schedule or an augmentation that is added in one place is in the help at once."""
     from densenet_tutorial.data import datasets
@@ -214,6 +234,29 @@ def test_a_folder_is_trained_on_and_described(pets, pets_run):
     assert config["dataset"]["classes"] == ["cat", "dog"]
     assert config["model"]["num_classes"] == 2 and config["model"]["in_channels"] == 1
     assert run_folder.read_run(pets_run)["history"][-1]["test_accuracy"] == 1.0
+
+
+def test_evaluate_and_predict_find_the_folders_images_as_they_were_trained_on(
+    pets, pets_run, tmp_path, capsys
+):
+    main(["evaluate", str(pets_run / "last.pt"), "--device", "cpu"])
+    assert "pets: 4 test images, accuracy 100.00%" in capsys.readouterr().out
+    wide = tmp_path / "wide.png"
+    Image.open(pets / "dog" / "3.png").convert("RGB").resize((48, 48)).save(wide)
+    main(["predict", str(pets_run / "last.pt"), str(wide), str(pets / "cat" / "3.png")])
+    lines = capsys.readouterr().out.splitlines()
+    assert re.match(r".*wide.png: dog ", lines[0]) and re.match(r".*3.png: cat ", lines[1])
+
+
+def test_evaluate_takes_another_folder_of_the_same_classes(pets, pets_run, tmp_path, capsys):
+    other = shutil.copytree(pets, tmp_path / "other")
+    for path in other.rglob("*.png"):
+        Image.open(path).convert("RGB").resize((30, 30)).save(path)
+    main(["evaluate", str(pets_run / "last.pt"), "--device", "cpu", "--dataset", str(other)])
+    assert "other: 4 test images, accuracy 100.00%" in capsys.readouterr().out
+    (other / "dog").rename(other / "wolf")
+    errors = error_of(capsys, "evaluate", pets_run / "last.pt", "--dataset", other)
+    assert "--dataset must be one with the classes of 'pets'" in errors
 
 
 def test_a_run_on_a_folder_goes_on(pets, pets_run, tmp_path):
@@ -320,7 +363,7 @@ def test_an_error_of_ours_is_a_sentence(run, tmp_path, capsys):
         lambda *args, **kwargs: (1, 2, 3).index(4),
         lambda *args, **kwargs: torch.zeros(2).reshape(3),
         lambda *args, **kwargs: torch.optim.SGD([], lr=1),  # a ValueError of torch's
-        lambda *args, **kwargs: open("/no/such/file"),  # an OSError that nobody foresaw
+        lambda *args, **kwargs: Path("/no/such/file").read_text(),  # an OSError that nobody foresaw
         lambda *args, **kwargs: {}["key"],
     ],
 )
@@ -461,10 +504,84 @@ def test_predict_takes_colour_pictures_of_any_size(run, tmp_path, capsys):
     assert capsys.readouterr().out.count("%") == 1
 
 
-def test_predict_names_what_is_no_picture(run, tmp_path, capsys):
-    (tmp_path / "a.png").write_text("no picture")
-    errors = error_of(capsys, "predict", run / "last.pt", tmp_path / "a.png")
-    assert "a.png cannot be read as a picture" in errors
+def test_a_file_that_is_no_picture_costs_its_own_line(run, tmp_path, capsys):
+    """More pictures than fit into a batch, a batch of broken ones alone, and one file twice."""
+    whole, broken, drawn = (str(tmp_path / name) for name in ("a.png", "b.png", "drawn.png"))
+    Image.new("L", (28, 28), 90).save(whole)
+    (tmp_path / "b.png").write_text("no picture")
+    none = str(tmp_path / "none.png")
+    paths = [whole, broken, *[whole] * 30, *[broken] * 40, whole, none]
+    with pytest.raises(SystemExit) as stop:
+        main(["predict", str(run / "last.pt"), *paths, "--top", "1", "--output", drawn])
+    assert stop.value.code == 1
+    printed = capsys.readouterr()
+    assert [line.split(": ")[0] for line in printed.out.splitlines()] == [whole] * 32
+    complaints = printed.err.splitlines()
+    assert len(complaints) == 42
+    assert all(f"{broken} cannot be read as a picture: it is none" in c for c in complaints[:-1])
+    assert complaints[-1] == f"{none} cannot be read as a picture: there is no such file"
+    assert Image.open(drawn).size[1] > 500  # 32 pictures in seven rows
+
+    (tmp_path / "drawn.png").unlink()
+    with pytest.raises(SystemExit) as stop:
+        main(["predict", str(run / "last.pt"), broken, "--output", drawn])
+    assert stop.value.code == 1
+    assert not (tmp_path / "drawn.png").exists()
+
+
+def test_predict_draws_the_first_hundred(run, tmp_path, capsys):
+    path, drawn = str(tmp_path / "a.png"), tmp_path / "drawn.png"
+    Image.new("L", (28, 28), 90).save(path)
+    main(["predict", str(run / "last.pt"), *[path] * 130, "--output", str(drawn)])
+    assert len(capsys.readouterr().out.splitlines()) == 130
+    assert 3000 < Image.open(drawn).size[1] < 4500  # 20 rows of about 200, and not 26
+
+
+def test_predict_holds_a_few_pictures_at_a_time(run, tmp_path):
+    pytest.importorskip("resource", reason="no way to ask how large a process was")
+    picture = tmp_path / "large.png"
+    Image.new("RGB", (1500, 1500)).save(picture)  # 6.4 MiB of pixels
+    program = f"""
+import contextlib, io, resource
+from densenet_tutorial.__main__ import main
+for count in (40, 100):
+    with contextlib.redirect_stdout(io.StringIO()):
+        main(["predict", {str(run / "last.pt")!r}, *[{str(picture)!r}] * count])
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+    few, many = map(int, python("-c", program).stdout.split())
+    assert many - few < 100 * 1024  # KiB; 60 more of them are 386 MiB
+
+
+def test_errors_name_a_way_out_that_the_command_line_has(run, tmp_path, capsys):
+    """And call things as the command line does."""
+    checkpoint = run_folder.read_checkpoint(run / "best.pt")
+    for key in ("classifier.weight", "classifier.bias"):
+        del checkpoint["model"][key]
+    torch.save(checkpoint, tmp_path / "trunk.pt")
+    data.photograph("cat").save(tmp_path / "cat.png")
+    picture = tmp_path / "cat.png"
+    last = run / "last.pt"
+    for argv, words in [
+        (["predict", "imagenet", picture], "--model must be one of densenet121, densenet161"),
+        (["predict", "imagenet", picture, "--model", "resnet"], "'imagenet', got 'resnet'"),
+        (["predict", tmp_path / "trunk.pt", picture], "trunk.pt' have no classifier"),
+        (["predict", last, picture, "--top", 0], "--top must be a whole number of at least 1, got 0"),
+        (["evaluate", "imagenet"], "ImageNet's pictures are not here"),
+        (["evaluate", tmp_path / "trunk.pt"], "trunk.pt' have no classifier"),
+        (["evaluate", last, "--dataset", "digits"], "--dataset must be one with the classes of 'fashion-mini', got 'digits'"),
+        (["evaluate", last, "--dataset", "mnist"], "--dataset must be one of 'fashion-mini', "),
+        (["predict", last, picture, "--model", "densenet121"], "--model must be 'densenet_bc' for weights"),
+        (["predict", last, picture, "--model", "resnet"], "--model must be one of 'densenet121', "),
+        (["summary", "densenet"], "MODEL must be one of 'densenet121', "),
+        (["summary", "--size", 10], "--size must be a whole number of at least 29, got 10"),
+        (["summary", "--num-classes", 0], "--num-classes must be a whole number of at least 1, got 0"),
+        (["summary", "--in-channels", -1], "--in-channels must be a whole number of at least 1"),
+        (["summary", "--depth", 0], "--depth must be a whole number of at least 1, got 0"),
+    ]:  # fmt: skip
+        errors = error_of(capsys, *argv)
+        assert words in errors
+        assert "head=" not in errors and "Traceback" not in errors
 
 
 def test_predict_knows_imagenets_pictures_and_classes(tmp_path, capsys, monkeypatch):
@@ -488,8 +605,7 @@ def test_predict_knows_imagenets_pictures_and_classes(tmp_path, capsys, monkeypa
     main(["predict", "imagenet", picture, "--model", "densenet121", "--output", str(drawn)])
     assert capsys.readouterr().out.startswith(f"{picture}: Egyptian cat 100.0%, ")
     assert Image.open(drawn).size[0] > 200
-    assert "got no model's name" in error_of(capsys, "predict", "imagenet", picture)
-    assert "got the model 'densenet264'" in error_of(
+    assert "--model must be one of densenet121, densenet161" in error_of(
         capsys, "predict", "imagenet", picture, "--model", "densenet264"
     )
 
@@ -506,6 +622,118 @@ def test_help_explains(command, capsys):
 def test_summary_counts(capsys):
     main(["summary", "densenet121", "--size", "64"])
     assert "Total params: 7,978,856" in capsys.readouterr().out
+
+
+# ------------------------------------------------------------------------------ consoles
+
+
+def python(*arguments, environment=None, stdout=subprocess.PIPE):
+    """Python, run with `arguments` in its own process, with `environment` on top of ours."""
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        check=False,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        env=os.environ | (environment or {}),
+    )
+
+
+def test_a_summary_goes_into_a_file_from_a_console_of_windows(tmp_path):
+    module = ["-m", "densenet_tutorial", "summary", "densenet_bc", "--size", "32"]
+    encoding = {"PYTHONIOENCODING": "cp1252", "PYTHONUTF8": "0"}
+    with open(tmp_path / "summary.txt", "wb") as file:
+        ended = python(*module, environment=encoding, stdout=file)
+    assert (ended.returncode, ended.stderr) == (0, b"")
+    text = (tmp_path / "summary.txt").read_text(encoding="cp1252")
+    assert "+-Linear: 1-2" in text and "Total params: 769,162" in text
+
+
+ENCODINGS = ["cp1252", "ascii", "cp437", "utf-8"]
+
+
+def printed_in(encoding, *argv):
+    """The bytes that a command prints on a console with this encoding."""
+    console = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    with contextlib.redirect_stdout(console):
+        main([str(a) for a in argv])
+    return console.buffer.getvalue()
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_a_summary_can_be_printed_in_any_encoding(encoding):
+    text = printed_in(encoding, "summary", "densenet_bc", "--size", 32).decode(encoding)
+    tree = "├─Linear: 1-2" if encoding in ("cp437", "utf-8") else "+-Linear: 1-2"
+    assert tree in text and "Total params: 769,162" in text
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_names_that_no_encoding_has_are_printed_all_the_same(run, tmp_path, encoding):
+    name = os.fsencode(tmp_path) + b"/caf\xe9-\xe2\x82\xac.png"  # of two encodings
+    with open(name, "wb") as file:
+        Image.new("L", (28, 28), 90).save(file, "PNG")
+    line = printed_in(encoding, "predict", run / "last.pt", os.fsdecode(name))
+    assert b"/caf" in line and line.count(b"%") == 3
+
+
+@pytest.mark.parametrize("command", [["env"], ["train", "--help"]])
+def test_a_reader_that_goes_away_ends_a_command_quietly(command):
+    reading, writing = os.pipe()
+    os.close(reading)  # as `head` does once it has its line
+    ended = python("-m", "densenet_tutorial", *command, stdout=writing)
+    os.close(writing)
+    assert ended.stderr == b""
+    assert ended.returncode in (141, 0)  # 0: some versions of argparse do not mind
+
+
+def test_a_full_disk_is_named():
+    if not os.path.exists("/dev/full"):
+        pytest.skip("this system has no device that is always full")
+    with open("/dev/full", "w") as full:
+        ended = python("-m", "densenet_tutorial", "env", stdout=full)
+    assert ended.returncode == 2
+    assert b"No space left on device" in ended.stderr and b"Traceback" not in ended.stderr
+
+
+def test_ctrl_c_is_no_traceback(run, tmp_path):
+    Image.new("L", (28, 28), 90).save(tmp_path / "a.png")
+    module = ["-m", "densenet_tutorial", "predict", run / "last.pt"]
+    process = subprocess.Popen(
+        [sys.executable, *module, *[tmp_path / "a.png"] * 20_000],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+    )
+    process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (130, b"stopped\n")
+
+
+def test_what_ships_needs_no_home_folder(tmp_path):
+    """As in a container whose user has no entry in the list of users, and no HOME."""
+    Image.new("L", (28, 28), 90).save(tmp_path / "a.png")
+    program = f"""
+import pwd
+
+def nobody(number):
+    raise KeyError("getpwuid(): uid not found")
+
+pwd.getpwuid = nobody
+from densenet_tutorial.__main__ import main
+main(["evaluate", "fashion-mnist-small", "--dataset", "fashion-mini"])
+main(["predict", "fashion-mnist-small", {str(tmp_path / "a.png")!r}])
+main(["evaluate", "fashion-mnist-small", "--dataset", "fashion-mnist"])
+"""
+    pytest.importorskip("pwd", reason="a home folder is looked up in another way here")
+    kept = {name: value for name, value in os.environ.items() if name in ("PATH", "PYTHONPATH")}
+    kept["MPLCONFIGDIR"] = matplotlib.get_cachedir()  # or it looks for the fonts again
+    ended = subprocess.run(
+        [sys.executable, "-c", program], check=False, env=kept, capture_output=True, text=True
+    )
+    assert "fashion-mini: 1000 test images, " in ended.stdout and "a.png: " in ended.stdout
+    assert ended.returncode == 2  # the larger sets need a folder, and say so
+    assert "no home folder is known here to keep data sets in" in ended.stderr
+    assert "Traceback" not in ended.stderr
 
 
 def test_weights_of_a_run_make_the_model_again(run):

@@ -185,7 +185,7 @@ def test_without_a_home_what_is_bundled_loads(monkeypatch):
     monkeypatch.setattr(Path, "home", homeless)
     monkeypatch.delenv("DENSENET_TUTORIAL_DATA", raising=False)
     assert len(data.load_dataset("digits").train_images) == 797
-    with pytest.raises(ValueError, match="^root must be given, or DENSENET_TUTORIAL_DATA set: "):
+    with pytest.raises(ValueError, match="^no home folder is known here to keep data sets in"):
         data.load_dataset("cifar10")
 
 
@@ -229,12 +229,12 @@ LABELS = torch.tensor([0, 1, 2, 0, 1, 2])
         ("test_images", IMAGES[:3] / 255, "a uint8 tensor of images"),
         ("train_labels", LABELS + 1, "indices into the 3 classes, from 0 to 2, got 1 to 3"),
         ("train_labels", LABELS - 1, "indices into the 3 classes, from 0 to 2, got -1 to 1"),
-        ("train_labels", LABELS[:5], "one for each of the 6 train_images, got 5"),
+        ("train_labels", LABELS[:5], r"one for each of the 6 train_images, .*got .*shape \[5\]"),
         ("train_labels", LABELS.int(), "a tensor of int64, not empty, .*got a tensor of torch.int32"),
         ("train_labels", LABELS.float(), "a tensor of int64"),
         ("train_labels", LABELS[:, None], "a tensor of int64"),
         ("train_labels", LABELS.tolist(), "a tensor of int64"),
-        ("test_labels", LABELS, "one for each of the 3 test_images, got 6"),
+        ("test_labels", LABELS, r"one for each of the 3 test_images, .*got .*shape \[6\]"),
         ("test_labels", torch.tensor([0, 1, 3]), "indices into the 3 classes, from 0 to 2, got 0 to 3"),
         ("classes", "abc", "a non-empty sequence, each element text"),
         ("classes", (), "a non-empty sequence"),

@@ -44,6 +44,19 @@ def test_the_env_command_prints_what_a_bug_report_needs():
         assert fact in printed
 
 
+def test_the_env_command_also_reports_a_device_that_is_not_there(monkeypatch, capsys):
+    monkeypatch.setenv("DENSENET_TUTORIAL_DEVICE", "tpu")
+    main(["env"])
+    printed = capsys.readouterr().out
+    assert "device: none: DENSENET_TUTORIAL_DEVICE must be one of 'auto'" in printed
+    assert "torch: " in printed
+
+
+def test_an_empty_variable_is_none(monkeypatch):
+    monkeypatch.setenv("DENSENET_TUTORIAL_DEVICE", "")
+    assert environment.device() == environment.device("auto")
+
+
 def test_the_summary_command_counts_parameters(capsys):
     main(["summary", "densenet_bc_100_12", "--size", "28", "--in-channels", "1"])
     assert "768,730" in capsys.readouterr().out
@@ -53,4 +66,4 @@ def test_commands_refuse_bad_input_in_words(capsys):
     with pytest.raises(SystemExit) as caught:
         main(["summary", "densenet120"])
     assert caught.value.code == 2
-    assert "name must be one of" in capsys.readouterr().err
+    assert "MODEL must be one of" in capsys.readouterr().err

@@ -5,8 +5,10 @@ import matplotlib
 matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
+import public_functions
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 from densenet_tutorial import DenseBlock, DenseNet, figures, insight
 from densenet_tutorial.experiments import benchmarks
@@ -55,7 +57,7 @@ def test_shapes_costs_and_receptive_fields_name_every_part():
 def test_confusion_names_the_commonest_mistake():
     matrix = torch.diag(torch.tensor([5, 5, 5]))
     matrix[2, 0] = 3
-    assert "Most often: c taken for a" in texts(figures.confusion(matrix, "abc"))
+    assert "Most often: c taken for a" in texts(figures.confusion(matrix, list("abc")))
 
 
 def test_history_draws_both_sets_and_says_the_accuracy():
@@ -191,3 +193,60 @@ def test_spread_draws_means_and_the_band_around_them():
     assert len({line.get_marker() for line in axes.lines}) == 2
     band = axes.collections[0].get_paths()[0].vertices
     assert (band[:, 1].min(), band[:, 1].max()) == (0.1, 0.7)
+
+
+# ------------------------------------------------------------------------------ the caller's settings
+
+DRAWINGS = [f"figures.{name}" for name in figures.__all__]
+
+
+@pytest.fixture
+def own_settings():
+    """A caller's settings, other than matplotlib's defaults and the book's; what tells whether they are still so."""
+
+    def settings():
+        return dict(matplotlib.rcParams), matplotlib.get_backend(), matplotlib.is_interactive()
+
+    with matplotlib.rc_context():
+        matplotlib.rcParams |= {"figure.dpi": 77, "font.size": 5, "axes.spines.top": True}
+        plt.ion()
+        yield settings
+        plt.ioff()
+
+
+@pytest.mark.parametrize("name", DRAWINGS)
+def test_drawing_changes_no_setting(own_settings, name):
+    before = own_settings()
+    figure = public_functions.public_functions()[name](**public_functions.VALID[name]())
+    assert own_settings() == before
+    if isinstance(figure, Figure):
+        assert figure.dpi == 130  # and was drawn with the book's
+        figure.canvas.draw()
+    assert own_settings() == before
+
+
+@pytest.mark.parametrize("name", DRAWINGS)
+def test_drawing_changes_no_setting_when_it_fails(own_settings, name, monkeypatch):
+    def fail(self, *args, **kwargs):
+        raise RuntimeError("in the middle of drawing")
+
+    for method in ("draw_without_rendering", "savefig"):
+        monkeypatch.setattr(Figure, method, fail)
+    before = own_settings()
+    with pytest.raises(RuntimeError, match="in the middle of drawing"):
+        public_functions.public_functions()[name](**public_functions.VALID[name]())
+    with pytest.raises(ValueError):
+        public_functions.public_functions()[name](
+            **dict.fromkeys(public_functions.VALID[name](), object())
+        )
+    assert own_settings() == before
+
+
+def test_more_series_than_there_are_colours_are_refused():
+    """They were drawn in part, without a word: eight of nine bars."""
+    values = {name: 1.0 for name in "abcdefghi"}
+    with pytest.raises(ValueError, match="values must be a non-empty dict of at most 8, "):
+        figures.bars(values, title="t", xlabel="x")
+    series = {name: [1.0, 2.0] for name in values}
+    with pytest.raises(ValueError, match="series must be a non-empty dict of at most 8, "):
+        figures.curves(series, title="t", xlabel="x", ylabel="y")

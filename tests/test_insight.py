@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils import parametrizations, parametrize, prune
 
 from densenet_tutorial import DenseNet, densenet, insight
+from densenet_tutorial.layers import DenseLayer
 
 
 @pytest.fixture
@@ -44,11 +46,79 @@ def test_multiply_adds_of_densenet121_are_the_published_ones():
     assert costs[-1].shape == (1000,)
 
 
-def test_costs_leave_the_model_as_it_was():
-    model = DenseNet(4, (1, 1), 8, num_classes=5).train()
-    insight.part_costs(model, image_size=32)
-    assert model.training
-    assert model.features.norm5.num_batches_tracked == 0
+def looks(model, x):
+    """Every function that has to do with modes, by name."""
+    labels = torch.zeros(len(x), dtype=torch.int64)
+    return {
+        "part_costs": lambda: insight.part_costs(model, 12),
+        "receptive_fields": lambda: insight.receptive_fields(model),
+        "effective_receptive_field": lambda: insight.effective_receptive_field(model, x, "stem"),
+        "gradient_norms": lambda: insight.gradient_norms(model, x, labels),
+        "grad_cam": lambda: insight.grad_cam(model, x, 0),
+        "feature_reuse": lambda: insight.feature_reuse(model, "denseblock1"),
+        "connection_costs": lambda: insight.connection_costs(model, "denseblock2", x, labels),
+    }
+
+
+LOOKS = [
+    "part_costs", "receptive_fields", "effective_receptive_field", "gradient_norms", "grad_cam",
+    "feature_reuse", "connection_costs",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("failing", [False, True])
+@pytest.mark.parametrize("name", LOOKS)
+def test_every_module_keeps_its_mode_and_its_state(small, x, name, failing):
+    """A model in training, with some parts in evaluation mode: frozen batch norm, say."""
+    small.train()
+    small.features.transition1.eval()
+    small.features.denseblock2.denselayer1.norm1.eval()
+    modes = [module.training for module in small.modules()]
+    before = state(small)
+    if failing:
+        small.features.norm5.forward = None  # the last of the features: it cannot be called
+        if name not in ("receptive_fields", "feature_reuse"):
+            with pytest.raises(TypeError):
+                looks(small, x)[name]()
+    else:
+        looks(small, x)[name]()
+    assert [module.training for module in small.modules()] == modes
+    assert same(state(small), before)
+    assert all(p.grad is None and p.requires_grad for p in small.parameters())
+
+
+def test_the_pictures_of_a_batch_do_not_mix_in_any_mode(small, x):
+    for found in (
+        lambda x: insight.grad_cam(small, x, 2, "denseblock1"),
+        lambda x: insight.effective_receptive_field(small, x[:1], "denseblock1"),
+    ):
+        alone = found(x[:1])
+        assert torch.allclose(found(x)[: len(alone)], alone, rtol=1e-4, atol=1e-6)
+        small.train()
+        assert torch.allclose(found(x)[: len(alone)], alone, rtol=1e-4, atol=1e-6)
+        small.eval()
+
+
+def test_structure_does_not_hang_on_the_order_in_which_modules_were_made(small):
+    fields = insight.receptive_fields(small)
+    sizes, readers = insight.connections(small, "denseblock2")
+    assert sizes == [8, 4, 4, 4]
+    for layer in (m for m in small.modules() if isinstance(m, DenseLayer)):
+        for name, module in reversed(list(layer.named_children())):
+            delattr(layer, name)
+            layer.add_module(name, module)
+    assert next(iter(small.features.denseblock1.denselayer1._modules)) == "conv2"
+    assert insight.receptive_fields(small) == fields
+    assert insight.connections(small, "denseblock2") == (sizes, readers)
+
+
+def test_connections_of_layers_without_bottleneck():
+    model = DenseNet(3, (2, 1), 5, None, num_classes=2, stem="cifar")
+    sizes, readers = insight.connections(model, "denseblock1")
+    layers = list(model.features.denseblock1.values())
+    assert sizes == [5, 3, 3]
+    assert readers[:2] == [(layer.norm1, layer.conv1) for layer in layers]
+    assert readers[2] == (model.features.transition1.norm, model.features.transition1.conv)
 
 
 @pytest.mark.parametrize(("stem", "size"), [("imagenet", 160), ("cifar", 48)])
@@ -128,6 +198,18 @@ def test_gradient_norms_are_those_of_backward(small, x):
     }
     names = list(norms)
     assert (names[0], names[-1]) == ("features.conv0", "classifier")
+
+
+def test_frozen_layers_have_gradients_and_stay_frozen(small, x):
+    labels = torch.arange(6) % 5
+    expected = insight.gradient_norms(small, x, labels)
+    small.features.denseblock1.requires_grad_(False)
+    learning = [p.requires_grad for p in small.parameters()]
+    assert insight.gradient_norms(small, x, labels) == expected
+    assert [p.requires_grad for p in small.parameters()] == learning
+    with pytest.raises(ValueError, match="labels must be 6 classes from 0 to 4"):
+        insight.gradient_norms(small, x, labels + 1)
+    assert [p.requires_grad for p in small.parameters()] == learning
 
 
 def test_gradient_norm_of_a_linear_layer_by_hand():
@@ -237,6 +319,70 @@ def test_the_last_column_of_a_block_before_others_is_the_transition(small):
     last = insight.feature_reuse(small, "denseblock1")[:, -1]
     parts = weight.detach().abs().split([8, 4, 4], dim=1)
     assert torch.allclose(last, torch.stack([part.mean() for part in parts]))
+
+
+# ------------------------------------------------------------------------------ computed weights
+
+# Ways in which a layer's weights are computed from others, and how to put in place what is computed.
+COMPUTED = {
+    "weight norm": (
+        parametrizations.weight_norm,
+        lambda layer: parametrize.remove_parametrizations(layer, "weight"),
+    ),
+    "orthogonal": (
+        parametrizations.orthogonal,
+        lambda layer: parametrize.remove_parametrizations(layer, "weight"),
+    ),
+    "pruning": (
+        lambda layer: prune.l1_unstructured(layer, "weight", 0.5),
+        lambda layer: prune.remove(layer, "weight"),
+    ),
+}
+
+
+@pytest.mark.parametrize("way", COMPUTED)
+@pytest.mark.parametrize("target", [2, 4])  # a layer's convolution, and the classifier
+def test_a_connection_whose_weights_are_computed_is_refused_until_they_are_not(
+    small, x, way, target
+):
+    compute, put_in_place = COMPUTED[way]
+    layer = small.features.denseblock2.denselayer2.conv1 if target == 2 else small.classifier
+    compute(layer)
+    before = state(small)
+    with pytest.raises(ValueError, match=f"target must be a reader .* got {target}, whose weights"):
+        insight.remove_connection(small, "denseblock2", 1, target)
+    with pytest.raises(ValueError, match="whose weights are computed from others"):
+        labels = torch.zeros(6, dtype=torch.int64)
+        insight.connection_costs(small, "denseblock2", x, labels)
+    assert same(state(small), before)
+    with insight.remove_connection(small, "denseblock2", 1, 3):  # others are as they were
+        pass
+    put_in_place(layer)
+    with torch.no_grad():
+        whole = small(x)
+        with insight.remove_connection(small, "denseblock2", 1, target):
+            assert not torch.equal(small(x), whole)
+        assert torch.equal(small(x), whole)
+
+
+@pytest.mark.parametrize("way", COMPUTED)
+def test_feature_reuse_and_gradients_are_those_of_the_computed_weights(small, x, way):
+    compute, put_in_place = COMPUTED[way]
+    labels = torch.arange(6) % 5
+    readers = [small.features.denseblock2.denselayer2.conv1, small.features.transition1.conv]
+    for reader in readers:
+        compute(reader)
+    if way == "pruning":  # its hook computes the weight in the next forward pass, not at once
+        with torch.no_grad():
+            readers[0].weight_orig.mul_(3)
+    blocks = ("denseblock1", "denseblock2")
+    reuse = [insight.feature_reuse(small, block) for block in blocks]
+    norms = insight.gradient_norms(small, x, labels)
+    for reader in readers:
+        put_in_place(reader)
+    for block, found in zip(blocks, reuse):
+        assert torch.allclose(found, insight.feature_reuse(small, block), equal_nan=True)
+    assert norms == pytest.approx(insight.gradient_norms(small, x, labels), rel=1e-4)
 
 
 # ------------------------------------------------------------------------------ removal

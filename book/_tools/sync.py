@@ -3,7 +3,7 @@
     python book/_tools/sync.py [NOTEBOOK …]
 
 A listing shows classes or functions of `densenet_tutorial` in full but for their docstrings, since the chapter around it
-explains them. Each is replaced, decorators and comments included, by the package's text of the same name; whatever else
+explains them, and the decorator `@arguments.check(…)`, which is no chapter's subject. Each is replaced, decorators and comments included, by the package's text of the same name; whatever else
 stands in the cell stays. Run the chapter again afterwards.
 """
 
@@ -25,10 +25,17 @@ def definitions(source):
             yield node.name, first - 1, node.end_lineno
 
 
-def docstring_lines(source):
-    """The numbers (from 0) of the lines that docstrings of classes and functions take up, and of blank lines behind."""
+def is_check(decorator):
+    """Whether `decorator` is `arguments.check(…)`."""
+    return isinstance(decorator, ast.Call) and ast.unparse(decorator.func) == "arguments.check"
+
+
+def lines_left_out(source):
+    """The numbers (from 0) of the lines of docstrings, of blank lines behind them, and of checks of arguments."""
     lines = source.splitlines()
     for node in ast.walk(ast.parse(source)):
+        for decorator in filter(is_check, getattr(node, "decorator_list", ())):
+            yield from range(decorator.lineno - 1, decorator.end_lineno)
         if isinstance(node, DEFINITIONS) and ast.get_docstring(node) is not None:
             last = node.body[0].end_lineno
             yield from range(node.body[0].lineno - 1, last)
@@ -37,13 +44,13 @@ def docstring_lines(source):
 
 
 def package_texts(package):
-    """The texts, without docstrings, of every top-level class and function in the folder `package`, by name."""
+    """The texts of every top-level class and function in the folder `package`, by name, as listings show them."""
     texts = {}
     for path in sorted(Path(package).rglob("*.py")):
         source = path.read_text(encoding="utf-8")
-        lines, docstrings = source.splitlines(), set(docstring_lines(source))
+        lines, left_out = source.splitlines(), set(lines_left_out(source))
         for name, first, last in definitions(source):
-            kept = [lines[i] for i in range(first, last) if i not in docstrings]
+            kept = [lines[i] for i in range(first, last) if i not in left_out]
             texts.setdefault(name, []).append("\n".join(kept))
     return texts
 

@@ -69,7 +69,7 @@ def list_datasets() -> list[str]:
     return list(_LOADERS)
 
 
-@arguments.check(root=arguments.optional(arguments.path))
+@arguments.check(root=arguments.optional(arguments.path), progress=arguments.boolean)
 def load_dataset(
     name: str | os.PathLike[str] = "fashion-mini",
     root: str | os.PathLike[str] | None = None,
@@ -102,6 +102,18 @@ def load_dataset(
     )
 
 
+def _described(value: Any) -> dict[str, Any]:
+    shape = value["image_shape"]
+    arguments.sequence_of(arguments.positive_int).convert(shape)
+    if len(shape) != 3 or not isinstance(value["name"], str):
+        raise ValueError
+    return value
+
+
+_metadata = arguments.Check("what a data set's metadata() returns", _described)
+
+
+@arguments.check(metadata=_metadata)
 def load_again(metadata: dict[str, Any], **options: Any) -> ImageDataset:
     """The data set that ``metadata`` is of (:meth:`ImageDataset.metadata`), as a run keeps it.
 
@@ -124,7 +136,9 @@ def _downloads(root: Path | None) -> Path:
     try:
         return root or Path.home() / ".cache" / "densenet-tutorial"
     except RuntimeError as error:
-        raise ValueError(f"root must be given, or DENSENET_TUTORIAL_DATA set: {error}") from error
+        raise ValueError(
+            "no home folder is known here to keep data sets in: let DENSENET_TUTORIAL_DATA name one"
+        ) from error
 
 
 def _dataset(

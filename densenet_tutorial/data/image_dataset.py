@@ -50,14 +50,14 @@ class ImageDataset:
             images, labels = getattr(self, f"{part}_images"), getattr(self, f"{part}_labels")
             if len(labels) != len(images):
                 raise ValueError(
-                    f"{part}_labels must be one for each of the {len(images)} {part}_images, got "
-                    f"{len(labels)}"
+                    f"{part}_labels must be one for each of the {len(images)} {part}_images, which are "
+                    f"{arguments.shown(images)}, got {arguments.shown(labels)}"
                 )
             low, high = labels.min().item(), labels.max().item()
             if low < 0 or high > last:
                 raise ValueError(
                     f"{part}_labels must be indices into the {last + 1} classes, from 0 to {last}, "
-                    f"got {low} to {high}"
+                    f"got {low} to {high} in {arguments.shown(labels)}"
                 )
         for name in ("mean", "std"):
             if len(getattr(self, name)) != channels:
@@ -104,7 +104,11 @@ _CHECKS = {
 }
 
 
-@arguments.check(images=arguments.uint8_images)
+@arguments.check(
+    images=arguments.uint8_images,
+    mean=arguments.sequence_of(arguments.finite_number),
+    std=arguments.sequence_of(arguments.positive_number),
+)
 def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """uint8 images (N, C, H, W) to floats: scaled to 0 to 1, minus `mean`, over `std`, per channel.
 

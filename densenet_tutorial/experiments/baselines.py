@@ -84,6 +84,12 @@ class StackedNet(nn.Module):
         return self.classifier(F.adaptive_avg_pool2d(F.relu(x), (1, 1)).flatten(1))
 
 
+@arguments.check(
+    reference=arguments.instance_of(
+        DenseNet, 'a DenseNet with stem="cifar" and bn_size at least 1'
+    ),
+    wiring=one_of(WIRINGS),
+)
 def of_equal_budget(reference: DenseNet, wiring: str) -> StackedNet:
     """The :class:`StackedNet` as deep as `reference` whose number of parameters is nearest to its.
 
@@ -96,7 +102,9 @@ def of_equal_budget(reference: DenseNet, wiring: str) -> StackedNet:
     blocks = [block for block in reference.features if isinstance(block, DenseBlock)]
     bottlenecks = all(layer.bn_size for block in blocks for layer in block.values())
     if hasattr(reference.features, "pool0") or not bottlenecks:
-        raise ValueError('reference must be a DenseNet with stem="cifar" and bn_size at least 1')
+        raise ValueError(
+            'reference must be a DenseNet with stem="cifar" and bn_size at least 1, got another one'
+        )
 
     def stacked(width: int) -> StackedNet:
         return StackedNet(
@@ -118,6 +126,7 @@ def of_equal_budget(reference: DenseNet, wiring: str) -> StackedNet:
     return stacked(min(max(above - 1, 1), above, key=lambda width: abs(gap(width))))
 
 
+@arguments.check(model=arguments.module)
 def count(model: nn.Module) -> int:
     """Learnable numbers in `model`."""
     return sum(p.numel() for p in model.parameters())

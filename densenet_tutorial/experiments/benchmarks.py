@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,17 @@ import torchvision
 from torch import Tensor, nn
 
 from densenet_tutorial import memory, network
-from densenet_tutorial.utils import environment, files
+from densenet_tutorial.utils import arguments, environment, files
+from densenet_tutorial.utils.arguments import Check, boolean, one_of, positive_int, sequence_of
 
 _MIB = 2**20
+_table = sequence_of(sequence_of(arguments.text))
+
+
+def _of_a_dataclass(value: Any) -> Any:
+    if not is_dataclass(value) or isinstance(value, type):
+        raise TypeError
+    return value
 
 
 @dataclass(frozen=True)
@@ -55,6 +63,7 @@ class MemoryFigures:
     ratio: float
 
 
+@arguments.check(name=one_of(network.CONFIGS))
 def models(name: str) -> dict[str, Callable[[], nn.Module]]:
     """What builds each model to compare: torchvision's two, where it has a model of this `name`, and our modes."""
     found: dict[str, Callable[[], nn.Module]] = {}
@@ -68,6 +77,21 @@ def models(name: str) -> dict[str, Callable[[], nn.Module]]:
     return found
 
 
+def _fits_the_model(name: str, image_size: int) -> None:
+    with torch.device("meta"):  # without its memory
+        least = network.densenet(name).min_size
+    arguments.integer(least)("image_size", image_size)
+
+
+@arguments.check(
+    _fits_the_model,
+    name=one_of(network.CONFIGS),
+    batch_size=positive_int,
+    image_size=positive_int,
+    repeats=positive_int,
+    device=arguments.device,
+    quick=boolean,
+)
 def compare_memory(
     name: str = "densenet121",
     *,
@@ -136,6 +160,7 @@ def _wait(device: torch.device) -> None:
         torch.accelerator.synchronize(device)
 
 
+@arguments.check(model=arguments.module, x=arguments.tensor("floats", "N, C, H, W"))
 def resident_bytes(model: nn.Module, x: Tensor) -> int | None:
     """Bytes by which ``model(x)`` makes this process, or what it has allocated on the GPU, grow.
 
@@ -202,6 +227,10 @@ def _largest_batch(model: nn.Module, x: Tensor) -> int:
     return fitting
 
 
+@arguments.check(
+    figures=sequence_of(arguments.instance_of(MemoryFigures, "a MemoryFigures")),
+    batch_size=positive_int,
+)
 def memory_rows(figures: list[MemoryFigures], batch_size: int) -> list[tuple[str, ...]]:
     """The figures as the rows of a table with a heading, memory in MiB per image; without columns that say nothing."""
 
@@ -224,6 +253,12 @@ def memory_rows(figures: list[MemoryFigures], batch_size: int) -> list[tuple[str
     return list(zip(*columns, strict=True))
 
 
+def _equal_lengths(rows: list[tuple[str, ...]]) -> None:
+    if len({len(row) for row in rows}) > 1:
+        raise ValueError(f"rows must be of the same length, got {arguments.shown(rows)}")
+
+
+@arguments.check(_equal_lengths, rows=_table)
 def as_text(rows: list[tuple[str, ...]]) -> str:
     """`rows` as lines, with columns as wide as they need to be."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -233,6 +268,22 @@ def as_text(rows: list[tuple[str, ...]]) -> str:
     )
 
 
+def _is_no_table(path: str | Path) -> None:
+    if Path(path).suffix == ".csv":
+        raise ValueError(
+            f"path must not end in .csv, as the table beside it does, got {str(path)!r}"
+        )
+
+
+@arguments.check(
+    _is_no_table,
+    _equal_lengths,
+    path=arguments.path,
+    command=arguments.text,
+    setting=arguments.instance_of(dict, "a dict"),
+    figures=sequence_of(Check("an object of a dataclass", _of_a_dataclass)),
+    rows=_table,
+)
 def write_results(
     path: str | Path,
     command: str,

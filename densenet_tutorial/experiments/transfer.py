@@ -28,12 +28,22 @@ WEIGHTS = "fashion-mnist-small"
 STARTS = ("from scratch", "frozen", "fine-tuned")
 
 
+@arguments.check(
+    per_class=arguments.positive_int, seed=arguments.non_negative_int, tests=arguments.positive_int
+)
 def few_labels(per_class: int, seed: int, tests: int = 200) -> data.ImageDataset:
-    """The digits, scaled to the 28 x 28 pixels of Fashion-MNIST: `per_class` training pictures of each, drawn by `seed`.
+    """The digits, scaled to the 28 x 28 pixels of Fashion-MNIST, with few to train on.
 
-    The first `tests` test pictures are the same for every seed.
+    `per_class` training pictures of each are drawn by `seed`. The first `tests` test pictures are the
+    same for every seed.
+
+    Raises:
+        ValueError: an argument is out of its range, or there are not so many pictures.
     """
     digits = data.load_dataset("digits")
+    least = int(digits.train_labels.bincount().min())
+    arguments.integer(1, least)("per_class", per_class)
+    arguments.integer(1, len(digits.test_labels))("tests", tests)
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(digits.train_labels), generator=generator)
     labels = digits.train_labels[order]
@@ -51,9 +61,9 @@ def few_labels(per_class: int, seed: int, tests: int = 200) -> data.ImageDataset
     )
 
 
+@arguments.check(start=arguments.one_of(STARTS), seed=arguments.non_negative_int)
 def started(start: str, seed: int) -> DenseNet:
     """The network at the beginning of a run; what is random in it is drawn by `seed`."""
-    arguments.one_of(STARTS)("start", start)
     torch.manual_seed(seed)
     model = densenet("densenet_bc", weights=WEIGHTS, head="new")
     if start == "from scratch":
@@ -64,6 +74,13 @@ def started(start: str, seed: int) -> DenseNet:
     return model
 
 
+@arguments.check(
+    start=arguments.one_of(STARTS),
+    seed=arguments.non_negative_int,
+    per_class=arguments.positive_int,
+    epochs=arguments.positive_int,
+    lr=arguments.positive_number,
+)
 def run(
     start: str, seed: int, *, per_class: int = 10, epochs: int = 5, lr: float = 0.05
 ) -> list[float]:

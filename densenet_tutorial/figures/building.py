@@ -18,6 +18,9 @@ from densenet_tutorial.figures.style import (
 )
 from densenet_tutorial.insight import PartCost, ReceptiveField
 from densenet_tutorial.layers import DenseBlock
+from densenet_tutorial.utils import arguments
+
+_block = arguments.instance_of(DenseBlock, "a DenseBlock")
 
 
 def _growth(block: DenseBlock) -> tuple[list[str], list[int]]:
@@ -29,6 +32,7 @@ def _growth(block: DenseBlock) -> tuple[list[str], list[int]]:
     )
 
 
+@arguments.check(block=_block)
 @styled
 def connectivity(block: DenseBlock) -> Figure:
     """Every connection of `block`: an arc from each source of feature maps to each layer that reads it."""
@@ -74,6 +78,7 @@ def connectivity(block: DenseBlock) -> Figure:
     return figure
 
 
+@arguments.check(block=_block)
 @styled
 def channels(block: DenseBlock) -> Figure:
     """What each layer of `block` reads, and what leaves the block, stacked by where the channels come from."""
@@ -102,6 +107,7 @@ def channels(block: DenseBlock) -> Figure:
     return figure
 
 
+@arguments.check(features=arguments.mapping_of(arguments.tensor("numbers", "N, C, H, W")))
 @styled
 def shapes(features: Mapping[str, Tensor]) -> Figure:
     """The tensor after each part: height of a box for height and width, width of it for the channels.
@@ -131,6 +137,10 @@ def shapes(features: Mapping[str, Tensor]) -> Figure:
     return figure
 
 
+@arguments.check(
+    fields=arguments.sequence_of(arguments.instance_of(ReceptiveField, "a ReceptiveField")),
+    image_size=arguments.positive_int,
+)
 @styled
 def receptive_fields(fields: Sequence[ReceptiveField], image_size: int) -> Figure:
     """The receptive fields after each part, from the channel that sees least to the one that sees most."""
@@ -164,6 +174,7 @@ def receptive_fields(fields: Sequence[ReceptiveField], image_size: int) -> Figur
     return figure
 
 
+@arguments.check(parts=arguments.sequence_of(arguments.instance_of(PartCost, "a PartCost")))
 @styled
 def costs(parts: Sequence[PartCost]) -> Figure:
     """Each part's share of the parameters and of the multiply-adds, side by side."""

@@ -1,6 +1,7 @@
 """Drawings of chapter 09: feature reuse, gradients, cut connections, Grad-CAM, receptive fields."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -10,8 +11,35 @@ from torch import Tensor
 
 from densenet_tutorial.figures.style import COLORS, GREY, MARKERS, new_figure, set_title, styled
 from densenet_tutorial.insight import ConnectionCost, effective_size
+from densenet_tutorial.utils import arguments
+from densenet_tutorial.utils.arguments import Check, mapping_of, sequence_of, tensor, text
+
+_matrix = tensor("floats", "sources, readers")
 
 
+def _costs_and_reuse(value: Any) -> tuple[tuple[ConnectionCost, ...], Tensor]:
+    costs, reuse = value
+    each = sequence_of(arguments.instance_of(ConnectionCost, "a ConnectionCost"))
+    return each.convert(costs), _matrix.convert(reuse)
+
+
+def _one_each(pictures: Tensor, maps: Tensor, titles: Sequence[str]) -> None:
+    for name, values in (("maps", maps), ("titles", titles)):
+        if len(values) != len(pictures):
+            raise ValueError(
+                f"{name} must be {len(pictures)}, one for each picture, got {arguments.shown(values)}"
+            )
+
+
+def _known(fields: Mapping[str, Tensor], theoretical: Mapping[str, int]) -> None:
+    if fields.keys() - theoretical.keys():
+        raise ValueError(
+            f"theoretical must have an entry for each of {', '.join(fields)}, "
+            f"got {arguments.shown(theoretical)}"
+        )
+
+
+@arguments.check(rows=mapping_of(mapping_of(_matrix)), title=text)
 @styled
 def feature_reuse_maps(rows: Mapping[str, Mapping[str, Tensor]], *, title: str) -> Figure:
     """Heat maps of :func:`insight.feature_reuse`, a row of panels for each entry of `rows`, a panel for each block.
@@ -58,6 +86,9 @@ def feature_reuse_maps(rows: Mapping[str, Mapping[str, Tensor]], *, title: str) 
     return figure
 
 
+@arguments.check(
+    series=mapping_of(tensor("floats", "seeds, layers"), most=len(MARKERS)), title=text
+)
 @styled
 def gradient_norms(series: Mapping[str, Tensor], *, title: str) -> Figure:
     """Gradient sizes through depth, (seeds, layers) for each network: the median, and a band from least to most."""
@@ -80,6 +111,13 @@ def gradient_norms(series: Mapping[str, Tensor], *, title: str) -> Figure:
     return figure
 
 
+@arguments.check(
+    measured=mapping_of(
+        Check("what connection_costs and feature_reuse return", _costs_and_reuse), most=len(MARKERS)
+    ),
+    title=text,
+    name_above=arguments.finite_number,
+)
 @styled
 def connection_costs(
     measured: Mapping[str, tuple[Sequence[ConnectionCost], Tensor]],
@@ -133,6 +171,13 @@ def connection_costs(
     return figure
 
 
+@arguments.check(
+    _one_each,
+    pictures=tensor("numbers", "N, C, H, W"),
+    maps=tensor("floats", "N, h, w"),
+    titles=sequence_of(text),
+    title=text,
+)
 @styled
 def grad_cam_maps(pictures: Tensor, maps: Tensor, titles: Sequence[str], *, title: str) -> Figure:
     """Pictures (N, C, H, W), their Grad-CAM maps (N, h, w) as they were computed, and the same maps smoothed."""
@@ -164,6 +209,12 @@ def grad_cam_maps(pictures: Tensor, maps: Tensor, titles: Sequence[str], *, titl
     return figure
 
 
+@arguments.check(
+    _known,
+    fields=mapping_of(tensor("floats", "H, W")),
+    theoretical=mapping_of(arguments.positive_int),
+    title=text,
+)
 @styled
 def effective_receptive_fields(
     fields: Mapping[str, Tensor], theoretical: Mapping[str, int], *, title: str

@@ -7,8 +7,14 @@ from matplotlib.figure import Figure
 
 from densenet_tutorial.experiments.benchmarks import MemoryFigures
 from densenet_tutorial.figures.style import COLORS, GREY, MARKERS, new_figure, set_title, styled
+from densenet_tutorial.utils import arguments
 
 
+@arguments.check(
+    figures=arguments.sequence_of(
+        arguments.instance_of(MemoryFigures, "a MemoryFigures"), most=len(MARKERS)
+    )
+)
 @styled
 def time_and_memory(figures: Sequence[MemoryFigures]) -> Figure:
     """Time of a training step over the memory it holds, of each model: medians, from fastest to slowest."""

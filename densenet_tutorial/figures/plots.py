@@ -1,14 +1,104 @@
 """General plots: curves, bars, images, a run's history, a confusion matrix."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from densenet_tutorial.figures.style import COLORS, HATCHES, MARKERS, new_figure, set_title, styled
+from densenet_tutorial.utils import arguments
+from densenet_tutorial.utils.arguments import (
+    Check,
+    boolean,
+    finite_number,
+    mapping_of,
+    numbers_in_a_row,
+    optional,
+    positive_int,
+    sequence_of,
+    tensor,
+    text,
+)
+
+_MOST = len(COLORS)  # as many as can be told apart
+_labels = {"title": text, "xlabel": text, "ylabel": text}
 
 
+def _picture(value: Any) -> Tensor:
+    picture = tensor("numbers", "C, H, W").convert(value)
+    if len(picture) not in (1, 3):
+        raise ValueError
+    return picture
+
+
+def _pictures(values: Any) -> tuple[Tensor, ...]:
+    values = tuple(values) if isinstance(values, Tensor) else values
+    return sequence_of(Check("", _picture)).convert(values)
+
+
+def _epoch(row: Any) -> Mapping[str, float]:
+    if not isinstance(row, Mapping):
+        raise TypeError
+    for name in ("epoch", "train_loss", "test_loss", "train_accuracy", "test_accuracy"):
+        numbers_in_a_row.convert([row.get(name)])
+    return row
+
+
+def _equal_lengths(runs: Mapping[str, Sequence[np.ndarray]]) -> None:
+    if len({len(run) for values in runs.values() for run in values}) > 1:
+        given = {name: [run.tolist() for run in values] for name, values in runs.items()}
+        raise ValueError(f"runs must be of the same length, got {arguments.shown(given)}")
+
+
+def _a_place_for_each(series: Mapping[str, np.ndarray], x: np.ndarray | None) -> None:
+    for name, values in series.items():
+        if x is not None and len(values) != len(x):
+            raise ValueError(
+                f"x must hold as many places as {name!r} has values, {len(values)}, "
+                f"got {arguments.shown(x.tolist())}"
+            )
+
+
+def _same_parts(rows: Mapping[str, Mapping[str, float]]) -> None:
+    if len({tuple(sorted(parts)) for parts in rows.values()}) > 1:
+        raise ValueError(f"rows must have the same parts, got {arguments.shown(rows)}")
+
+
+def _one_each(
+    pictures: Sequence[Tensor], titles: Sequence[str], wrong: Sequence[bool] | None
+) -> None:
+    for name, values in (("titles", titles), ("wrong", wrong)):
+        if values is not None and len(values) != len(pictures):
+            raise ValueError(
+                f"{name} must be {len(pictures)}, one for each picture, got {arguments.shown(values)}"
+            )
+
+
+def _one_label_each(features: Tensor, labels: Sequence[str] | None) -> None:
+    if labels is not None and len(labels) != len(features):
+        raise ValueError(
+            f"labels must be {len(features)}, one for each map, got {arguments.shown(labels)}"
+        )
+
+
+def _square(matrix: Tensor, classes: Sequence[str]) -> None:
+    if list(matrix.shape) != [len(classes)] * 2:
+        raise ValueError(
+            f"matrix must have a row and a column for each of the classes, {arguments.shown(classes)}, "
+            f"got {arguments.shown(matrix)}"
+        )
+
+
+@arguments.check(
+    _a_place_for_each,
+    series=mapping_of(numbers_in_a_row, most=_MOST),
+    x=optional(numbers_in_a_row),
+    log_y=boolean,
+    log_x=boolean,
+    **_labels,
+)
 @styled
 def curves(
     series: Mapping[str, Sequence[float]],
@@ -39,11 +129,14 @@ def curves(
     return figure
 
 
+@arguments.check(
+    _equal_lengths, runs=mapping_of(sequence_of(numbers_in_a_row), most=_MOST), **_labels
+)
 @styled
 def spread(
     runs: Mapping[str, Sequence[Sequence[float]]], *, title: str, xlabel: str, ylabel: str
 ) -> Figure:
-    """For each name, the mean of several runs as a line with markers, and all that lies between the lowest and the highest as a band."""
+    """For each name, the mean of several runs as a line, and from the lowest to the highest a band."""
     figure, axes = new_figure()
     for i, (label, values) in enumerate(runs.items()):
         values = np.array(values)
@@ -59,6 +152,7 @@ def spread(
     return figure
 
 
+@arguments.check(values=mapping_of(finite_number, most=_MOST), title=text, xlabel=text)
 @styled
 def bars(values: Mapping[str, float], *, title: str, xlabel: str) -> Figure:
     """A horizontal bar for each value, with its name and its number."""
@@ -73,6 +167,9 @@ def bars(values: Mapping[str, float], *, title: str, xlabel: str) -> Figure:
     return figure
 
 
+@arguments.check(
+    _same_parts, rows=mapping_of(mapping_of(finite_number, most=_MOST)), title=text, xlabel=text
+)
 @styled
 def stacked_bars(rows: Mapping[str, Mapping[str, float]], *, title: str, xlabel: str) -> Figure:
     """A horizontal bar for each row, made of named parts, with its total behind it."""
@@ -102,6 +199,14 @@ def stacked_bars(rows: Mapping[str, Mapping[str, float]], *, title: str, xlabel:
     return figure
 
 
+@arguments.check(
+    _one_each,
+    pictures=Check("pictures, (1, H, W) or (3, H, W) each, in a tensor or a sequence", _pictures),
+    titles=sequence_of(text),
+    title=text,
+    columns=positive_int,
+    wrong=optional(sequence_of(boolean)),
+)
 @styled
 def images(
     pictures: Tensor | Sequence[Tensor],
@@ -111,7 +216,10 @@ def images(
     columns: int = 5,
     wrong: Sequence[bool] | None = None,
 ) -> Figure:
-    """A grid of pictures, each (1, H, W) grey or (3, H, W) in colour, under its title; that of a `wrong` one is red and marked."""
+    """A grid of pictures, each (1, H, W) grey or (3, H, W) in colour, under its title.
+
+    That of a `wrong` one is red and marked.
+    """
     columns = min(columns, len(pictures))
     rows = -(-len(pictures) // columns)
     side = max(1.3, 2.6 / columns)
@@ -134,6 +242,13 @@ def images(
     return figure
 
 
+@arguments.check(
+    _one_label_each,
+    features=tensor("numbers", "C, H, W"),
+    title=text,
+    labels=optional(sequence_of(text)),
+    columns=positive_int,
+)
 @styled
 def feature_maps(
     features: Tensor, *, title: str, labels: Sequence[str] | None = None, columns: int = 4
@@ -155,6 +270,11 @@ def feature_maps(
     return figure
 
 
+@arguments.check(
+    rows=sequence_of(
+        Check("a dict of numbers: epoch, train_loss, test_loss, train_accuracy, …", _epoch)
+    )
+)
 @styled
 def history(rows: Sequence[Mapping[str, float]]) -> Figure:
     """Loss and accuracy over the epochs, from what :func:`training.fit` returns."""
@@ -173,13 +293,13 @@ def history(rows: Sequence[Mapping[str, float]]) -> Figure:
     return figure
 
 
+@arguments.check(_square, matrix=tensor("numbers", "true, predicted"), classes=sequence_of(text))
 @styled
 def confusion(matrix: Tensor, classes: Sequence[str]) -> Figure:
     """A confusion matrix of counts: rows are true classes, columns are predicted ones."""
     figure, axes = new_figure(6.4, 6.4)
-    axes.imshow(
-        matrix.float() ** 0.5, cmap="Blues"
-    )  # a square root, so that small counts can be seen
+    # A square root, so that small counts can be seen.
+    axes.imshow(matrix.float().sqrt().cpu().numpy(), cmap="Blues")
     for row in range(len(classes)):
         for column in range(len(classes)):
             count = int(matrix[row, column])

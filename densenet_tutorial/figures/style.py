@@ -12,6 +12,8 @@ from typing import Any, ParamSpec
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
+from densenet_tutorial.utils import arguments
+
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
 GREY = "#8a8a8a"
 MARKERS = "os^Dv*Px"
@@ -58,6 +60,7 @@ def set_title(figure: Figure, text: str) -> None:
     figure.suptitle(text, fontsize=13, fontweight="bold")
 
 
+@arguments.check(figure=arguments.instance_of(Figure, "a matplotlib Figure"))
 def png(figure: Figure) -> bytes:
     """`figure` as a PNG file; it is closed."""
     buffer = io.BytesIO()

@@ -6,6 +6,7 @@ chapter 12 runs it in several processes.
 
 import contextlib
 import dataclasses
+import json
 import os
 import signal
 import threading
@@ -32,6 +33,15 @@ from densenet_tutorial.utils.modes import evaluation_mode
 _STEPS_BETWEEN_CHECKS = 50
 
 _dataset = arguments.instance_of(ImageDataset, "an ImageDataset")
+
+
+def _plain_dict(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise TypeError
+    return json.loads(json.dumps(value))
+
+
+_plain = arguments.Check("a dict of plain values, such as JSON has", _plain_dict)
 
 
 class Training:
@@ -264,6 +274,9 @@ class Training:
             )
 
 
+_training = arguments.instance_of(Training, "a Training")
+
+
 def memory_format(channels_last: bool, device: torch.device) -> torch.memory_format:
     """How features lie in memory while a recipe with `channels_last` trains on `device`.
 
@@ -275,6 +288,7 @@ def memory_format(channels_last: bool, device: torch.device) -> torch.memory_for
     return torch.contiguous_format
 
 
+@arguments.check(training=_training)
 @contextlib.contextmanager
 def seeded(training: Training) -> Iterator[None]:
     """Draw random numbers by the recipe's seed, others in each process; then leave torch's as they were."""
@@ -288,6 +302,7 @@ def _seed(*numbers: int) -> None:
     torch.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1)[0]))
 
 
+@arguments.check(module=arguments.module)
 def freeze(module: nn.Module) -> None:
     """Keep `module` as it is while the rest of a model is trained: no gradients, and in eval mode.
 
@@ -299,6 +314,14 @@ def freeze(module: nn.Module) -> None:
     module.train = types.MethodType(lambda self, mode=True: self, module)
 
 
+@arguments.check(
+    output=arguments.optional(arguments.path),
+    resume=arguments.boolean,
+    allow_changes=arguments.boolean,
+    model_config=arguments.optional(_plain),
+    initial_weights=arguments.optional(arguments.text),
+    progress=arguments.boolean,
+)
 def fit(
     model: nn.Module,
     dataset: ImageDataset,
@@ -375,7 +398,7 @@ def _steps_per_epoch(total: int, batch_size: int) -> int:
     return total // batch_size
 
 
-@arguments.check(progress=arguments.boolean)
+@arguments.check(training=_training, progress=arguments.boolean)
 def with_progress(training: Training, progress: bool = True) -> Iterator[Tensor]:
     """The epoch's batches; if `progress`, the main process draws a bar: loss, accuracy, time left."""
     batch_size, epochs = training.recipe.batch_size, training.recipe.epochs

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from densenet_tutorial.training import distributed
-from densenet_tutorial.utils import arguments, files
+from densenet_tutorial.utils import files
 from densenet_tutorial.weights import files as tensor_files
 from densenet_tutorial.weights.layouts import CHECKPOINT_FORMAT, is_checkpoint
 
@@ -153,11 +153,6 @@ class NoFolder:
         """Do nothing."""
 
 
-@arguments.check(
-    output=arguments.optional(arguments.path),
-    resume=arguments.boolean,
-    allow_changes=arguments.boolean,
-)
 @contextlib.contextmanager
 def open_folder(
     output: str | os.PathLike[str] | None,
@@ -334,10 +329,7 @@ def differences(old: Any, new: Any, name: str = "") -> list[str]:
 
 def _as_json(config: dict[str, Any]) -> dict[str, Any]:
     """`config` as it comes back from a file."""
-    try:
-        return json.loads(json.dumps(config))
-    except (TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"model_config must hold plain values, as JSON can: {error}") from error
+    return json.loads(json.dumps(config))
 
 
 def _table(history: list[dict[str, float]]) -> str:

@@ -48,7 +48,7 @@ class Check:
     def __call__(self, name: str, value: Any) -> Any:
         try:
             return self.convert(value)
-        except (TypeError, ValueError, OverflowError):
+        except (TypeError, ValueError, OverflowError, LookupError):
             raise ValueError(f"{name} must be {self}, got {shown(value)}") from None
 
 
@@ -89,15 +89,24 @@ def check(
     return decorate
 
 
+class _Short(reprlib.Repr):
+    """Python's own way to show much in little, without the numbers of tensors and arrays."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = 120
+
+    def repr1(self, x: Any, level: int) -> str:
+        if isinstance(x, torch.Tensor):
+            return f"a tensor of {x.dtype}, shape {list(x.shape)}"
+        if isinstance(x, np.ndarray):
+            return f"a NumPy array of {x.dtype}, shape {list(x.shape)}"
+        return super().repr1(x, level)
+
+
 def shown(value: Any) -> str:
-    """`value` in a few words, for a message."""
-    if isinstance(value, torch.Tensor):
-        return f"a tensor of {value.dtype}, shape {list(value.shape)}"
-    if isinstance(value, np.ndarray):
-        return f"a NumPy array of {value.dtype}, shape {list(value.shape)}"
-    short = reprlib.Repr()
-    short.maxstring = short.maxother = 120
-    return short.repr(value)
+    """`value` in a few words on one line, for a message."""
+    return " ".join(_Short().repr(value).split())
 
 
 def integer(least: int | None = None, most: int | None = None) -> Check:
@@ -142,7 +151,8 @@ positive_fraction = _number("a number above 0 and at most 1", lambda x: 0 < x <=
 
 
 def _boolean(value: Any) -> bool:
-    if not isinstance(value, (bool, np.bool_)):
+    one = isinstance(value, torch.Tensor) and value.dtype == torch.bool and value.dim() == 0
+    if not (one or isinstance(value, (bool, np.bool_))):
         raise TypeError
     return bool(value)
 
@@ -171,7 +181,7 @@ def optional(inner: Check) -> Check:
     )
 
 
-def sequence_of(inner: Check, *, empty: bool = False) -> Check:
+def sequence_of(inner: Check, *, empty: bool = False, most: int | None = None) -> Check:
     """A list, a tuple or another sequence, returned as a tuple, whose elements `inner` takes."""
 
     def convert(values: Any) -> tuple[Any, ...]:
@@ -181,16 +191,17 @@ def sequence_of(inner: Check, *, empty: bool = False) -> Check:
         if not hasattr(values, "__len__"):
             raise TypeError  # a generator is empty the second time
         converted = tuple(inner.convert(value) for value in values)
-        if not converted and not empty:
+        if (not converted and not empty) or (most is not None and len(converted) > most):
             raise ValueError
         return converted
 
     kind = "a sequence" if empty else "a non-empty sequence"
-    return Check(lambda: f"{kind}, each element {inner}", convert, inner.choices)
+    count = "" if most is None else f" of at most {most}"
+    return Check(lambda: f"{kind}{count}, each element {inner}", convert, inner.choices)
 
 
 def mapping_of(inner: Check, *, most: int | None = None) -> Check:
-    """A dict with at least one and at most `most` entries: names, and what `inner` takes."""
+    """A dict or another mapping, not empty, from names to what `inner` takes."""
 
     def convert(values: Any) -> dict[str, Any]:
         if not isinstance(values, Mapping) or not all(isinstance(name, str) for name in values):
@@ -199,8 +210,8 @@ def mapping_of(inner: Check, *, most: int | None = None) -> Check:
             raise ValueError
         return {name: inner.convert(value) for name, value in values.items()}
 
-    count = "a non-empty dict" if most is None else f"a dict of 1 to {most} entries"
-    return Check(lambda: f"{count} from names to values, each value {inner}", convert)
+    count = "" if most is None else f" of at most {most}"
+    return Check(lambda: f"a non-empty dict{count}, from names to values, each {inner}", convert)
 
 
 def instance_of(kind: type | tuple[type, ...], description: str) -> Check:

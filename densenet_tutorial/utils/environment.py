@@ -12,9 +12,12 @@ import torch
 from densenet_tutorial.utils import arguments
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
-_REPORTED = ("torch", "torchvision", "numpy", "matplotlib", "torchinfo", "densenet-tutorial")
+_REPORTED = (
+    "torch", "torchvision", "numpy", "pillow", "matplotlib", "torchinfo", "densenet-tutorial"
+)  # fmt: skip
 
 
+@arguments.check(name=arguments.optional(arguments.text))
 def device(name: str | None = None) -> torch.device:
     """The device called `name`, by default what ``DENSENET_TUTORIAL_DEVICE`` holds.
 
@@ -23,22 +26,23 @@ def device(name: str | None = None) -> torch.device:
     Raises:
         ValueError: an unknown device, or one that this machine lacks.
     """
-    variable = "DENSENET_TUTORIAL_DEVICE" if name is None else "device"
-    name = os.environ.get("DENSENET_TUTORIAL_DEVICE", "auto") if name is None else name
-    name = arguments.one_of(DEVICES)(variable, name.lower())
+    variable = "DENSENET_TUTORIAL_DEVICE"
+    chosen = (os.environ.get(variable) or "auto") if name is None else name
+    chosen = arguments.one_of(DEVICES)(variable if name is None else "name", chosen.lower())
     present = {
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),
         "cpu": True,
     }
-    if name == "auto":
-        name = next(choice for choice, here in present.items() if here)
-    if not present[name]:
+    if chosen == "auto":
+        chosen = next(choice for choice, here in present.items() if here)
+    if not present[chosen]:
         here = ", ".join(choice for choice, is_here in present.items() if is_here)
+        whose = f"the device of {variable}" if name is None else "the device"
         raise ValueError(
-            f"{variable} is {name!r}, but PyTorch finds no such device here; it finds {here}"
+            f"{whose} is {chosen!r}, but PyTorch finds no such device here; it finds {here}"
         )
-    return torch.device(name)
+    return torch.device(chosen)
 
 
 def _version(package: str) -> str:
@@ -58,8 +62,11 @@ def summary_line() -> str:
 
 def report() -> str:
     """What a bug report should quote, one fact a line: system, device, versions. No user or path names."""
-    chosen = device()
-    gpu = torch.cuda.get_device_name() if chosen.type == "cuda" else "none used"
+    try:
+        chosen: torch.device | str = device()
+    except ValueError as error:  # perhaps that is what the report is about
+        chosen = f"none: {error}"
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     lines = [
         f"system: {platform.system()} {platform.release()} {platform.machine()}",
         f"python: {platform.python_version()}",

@@ -149,12 +149,16 @@ PACKAGE = '''import torch
 
 
 # Why this class is here.
+@arguments.check(size=positive_int)
 @decorate
 class Layer:
     """A layer."""
 
     size = 2  # two
 
+    @arguments.check(
+        lambda size: size,
+    )
     def run(self):
         """Runs.
 
