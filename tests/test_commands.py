@@ -392,13 +392,15 @@ def stopped(argv, seconds):
 
 
 def test_ctrl_c_before_training_and_in_evaluate_is_no_traceback(run, tmp_path, capsys, monkeypatch):
-    load = data.load_dataset
+    from densenet_tutorial.data import datasets
 
-    def slowly(*args, **options):
+    load = datasets._LOADERS["fashion-mini"]
+
+    def slowly(root):
         time.sleep(5)
-        return load(*args, **options)
+        return load(root)
 
-    monkeypatch.setattr(data, "load_dataset", slowly)
+    monkeypatch.setitem(datasets._LOADERS, "fashion-mini", slowly)
     for argv in (
         [*TRAIN, "--output", tmp_path / "run"],
         ["evaluate", run / "last.pt", "--device", "cpu"],
