@@ -18,7 +18,7 @@ from densenet_tutorial.layers import DenseBlock, Transition
 from densenet_tutorial.utils import arguments
 from densenet_tutorial.weights import adapt as adapt_weights
 from densenet_tutorial.weights import read as read_weights
-from densenet_tutorial.weights.layouts import Architecture, checked_head
+from densenet_tutorial.weights.layouts import LEFT_OUT, Architecture, checked_head
 
 _log = logging.getLogger(__name__)
 
@@ -274,7 +274,8 @@ def densenet(
         state_dict, notes = adapt_weights(loaded, model.state_dict(), head, _ARCHITECTURES)
         model.load_state_dict(state_dict)
         for note in [*loaded.notes, *notes]:
-            _log.info("%s: %s", loaded.file.name, note)
+            level = logging.WARNING if note.startswith(LEFT_OUT) else logging.INFO
+            _log.log(level, "%s: %s", Path(loaded.source).name, note)
     return model
 
 

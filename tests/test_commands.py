@@ -589,17 +589,17 @@ def test_errors_name_a_way_out_that_the_command_line_has(run, tmp_path, capsys):
 def test_predict_knows_imagenets_pictures_and_classes(tmp_path, capsys, monkeypatch):
     """With a stand-in for the published file, which cannot be fetched where the tests run."""
     from densenet_tutorial import densenet121, weights
-    from densenet_tutorial.weights import download
 
     standing_in = densenet121()
     torch.nn.init.zeros_(standing_in.classifier.weight)
     standing_in.classifier.bias.data = 20.0 * (torch.arange(1000) == 285)
-    torch.save(standing_in.state_dict(), tmp_path / "weights.pth")
-    digits = hashlib.sha256((tmp_path / "weights.pth").read_bytes()).hexdigest()[:8]
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    cache = tmp_path / "checkpoints"
+    cache.mkdir()
+    torch.save(standing_in.state_dict(), cache / "weights.pth")
+    digits = hashlib.sha256((cache / "weights.pth").read_bytes()).hexdigest()
     monkeypatch.setitem(weights.IMAGENET_FILES, "densenet121", f"densenet121-{digits}.pth")
-    cached = tmp_path / f"densenet121-{digits}.pth"
-    (tmp_path / "weights.pth").rename(cached)
-    monkeypatch.setattr(download, "cached_path", lambda url: tmp_path / url.rsplit("/", 1)[1])
+    (cache / "weights.pth").rename(cache / f"densenet121-{digits}.pth")
     picture = str(tmp_path / "cat.png")
     data.photograph("cat").save(picture)
 

@@ -7,10 +7,14 @@ from urllib.parse import urlsplit
 
 
 class Web:
-    """`files` maps paths to content; `cut` bytes into an answer the connection breaks; `asked` lists the requests."""
+    """`files` maps paths to content, or to a function that answers by itself, given the handler.
+
+    `cut` bytes into an answer the connection breaks; `asked` lists the requests, and `headers` what came with the last.
+    """
 
     def __init__(self, address):
-        self.address, self.files, self.cut, self.asked = address, {}, None, []
+        self.address, self.files, self.cut, self.asked, self.headers = address, {}, None, [], {}
+        self.closing = threading.Event()  # for an answer that takes its time
 
     def put(self, name, content):
         self.files[f"/{name}"] = content
@@ -23,7 +27,13 @@ def serving():
         def do_GET(self):
             path = urlsplit(self.path).path
             web.asked.append(path)
+            web.headers = dict(self.headers)
             content = web.files.get(path)
+            if callable(content):
+                self.close_connection = True
+                with contextlib.suppress(OSError):  # the other side may give up
+                    content(self)
+                return
             if content is None:
                 self.send_error(404)
                 return
@@ -36,12 +46,13 @@ def serving():
             pass
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    web = Web(f"http://127.0.0.1:{server.server_port}")
+    web = server.web = Web(f"http://127.0.0.1:{server.server_port}")
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:
         yield web
     finally:
+        web.closing.set()
         server.shutdown()
         server.server_close()
         thread.join()

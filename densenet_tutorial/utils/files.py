@@ -20,7 +20,8 @@ def write(path: str | os.PathLike[str], content: bytes | memoryview) -> None:
     """Write `content` to `path`, whole or not at all, as :func:`replacing` does.
 
     Raises:
-        OSError: the disk is full, say, or `path` is something else than a regular file; the message names `path`.
+        OSError: the disk is full, say, or `path` is something else than a regular file; the message
+            names `path`.
     """
     try:
         with replacing(path) as file:
@@ -33,15 +34,17 @@ def write(path: str | os.PathLike[str], content: bytes | memoryview) -> None:
 def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """A new file to write to, which takes the name `path` when the block ends without an error.
 
-    Until then it is called ``NAME.….part`` and lies beside `path`; after an error it is removed, and the old file
-    is as it was. What a killed process left is removed when the same name is next written.
+    Until then it is called ``NAME.….part`` and lies beside `path`; after an error it is removed,
+    and the old file is as it was. What a killed process left is removed when the same name is next
+    written.
 
-    Only a regular file is ever replaced. Where `path` is a link, the link stays, and the file that it leads to is
-    replaced, or made if there is none. The new file has the old one's permissions, owner and group; where the group
-    cannot be kept, the group's permissions are taken away.
+    Only a regular file is ever replaced. Where `path` is a link, the link stays, and the file that
+    it leads to is replaced, or made if there is none. The new file has the old one's permissions,
+    owner and group; where the group cannot be kept, the group's permissions are taken away.
 
     Raises:
-        OSError: `path` is a folder, a device or another thing that is no regular file, or is write-protected.
+        OSError: `path` is a folder, a device or another thing that is no regular file, or is
+            write-protected.
     """
     old = _replaced(path)
     target = Path(os.path.realpath(path))
@@ -77,15 +80,15 @@ def _replaced(path: str | os.PathLike[str]) -> os.stat_result | None:
 
 
 def _part(target: Path, private: bool) -> BinaryIO:
-    """A new file beside `target`, locked, so that nobody takes it for one that a killed process left.
+    """A new file beside `target`, locked: nobody takes it for one that a killed process left.
 
-    Its name is one that nobody can foresee, and it is made or not opened: it follows no link. With `private`, only
-    its owner may read it.
+    Its name is one that nobody can foresee, and it is made or not opened: it follows no link. With
+    `private`, only its owner may read it.
     """
     mode = 0o600 if private else 0o666  # less what the umask takes away
     while True:
         part = target.with_name(f"{_beginning(target)}.{secrets.token_hex(8)}.part")
-        file = open(part, "xb", opener=lambda name, flags: os.open(name, flags, mode))  # noqa: SIM115
+        file = open(part, "xb", opener=lambda p, flags: os.open(p, flags, mode))  # noqa: SIM115
         if fcntl:
             with contextlib.suppress(OSError):  # some network file systems have no locks
                 fcntl.flock(file, fcntl.LOCK_EX)

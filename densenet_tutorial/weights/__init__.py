@@ -1,4 +1,4 @@
-"""Trained weights: where they come from, what they are of, and how their pictures have to be prepared."""
+"""Trained weights: where they come from, what they are of, and how to prepare images for them."""
 
 from densenet_tutorial.weights.layouts import adapt_state_dict, convert_state_dict
 from densenet_tutorial.weights.sources import (

@@ -1,12 +1,13 @@
-"""State dicts, as pure functions from names and shapes: converting, recognising, fitting.
+"""State dicts, as pure functions from names and shapes: recognising, converting, fitting.
 
-This module knows how a DenseNet's tensors are called and shaped, and nothing of files or of our classes. Chapter 08
-builds :func:`convert_state_dict` up.
+This module knows how a DenseNet's tensors are called and shaped, and nothing of files or of our
+classes. Chapter 08 builds :func:`convert_state_dict` up.
 """
 
+import os.path
 import re
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,107 +19,346 @@ from densenet_tutorial.utils import arguments
 #: Written into every checkpoint of ours, so that a file of another kind is recognised.
 CHECKPOINT_FORMAT = "densenet-tutorial checkpoint 1"
 
-#: Keys under which training scripts put the model in a larger dict, in the order in which they are tried.
-WRAPPERS = ("model", "state_dict", "model_state_dict")
+#: How the note on tensors that were not taken begins.
+LEFT_OUT = "left out"
 
-#: What PyTorch's wrappers (DataParallel, DistributedDataParallel, torch.compile) put into the names.
-_WRAPPER_PARTS = ("module", "_orig_mod")
+#: The words of a tensor's name, as ("features", "conv0", "weight"), after the keys of the dicts and
+#: lists around it.
+_Path = tuple[str, ...]
+
+_BLOCK = re.compile(r"denseblock\d+")
+_LAYER = re.compile(r"denselayer\d+")
+
+#: The names of a trunk's parts, and of what these are made of down to "norm1", or "norm" and "1".
+_PART = re.compile(r"(conv|norm|denseblock|transition)\d+")
+_INNER_PART = re.compile(r"(denselayer|conv|norm)\d*|[12]")
 
 #: "…denselayer1.norm.1.weight", as until torchvision 0.2, in two groups and the dot between.
 _OLD_KEY = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
 
 
 def is_checkpoint(content: Any) -> bool:
-    """Whether `content`, read from some file, is a checkpoint of a training run of ours."""
-    return isinstance(content, dict) and content.get("format") == CHECKPOINT_FORMAT
+    """Whether `content`, read from some file, is a checkpoint of a training run of ours.
+
+    Raises:
+        ValueError: it is one, and of a version that is not known here, or a part of it is missing.
+    """
+    said = content.get("format") if isinstance(content, Mapping) else None
+    kind, _, version = CHECKPOINT_FORMAT.rpartition(" ")
+    if not isinstance(said, str) or not said.startswith(kind):
+        return False
+    if said != CHECKPOINT_FORMAT:
+        raise ValueError(
+            f"it is a checkpoint in version {_shown(said.removeprefix(kind).strip())!r} of this "
+            f"package's format, of which version {version} is read; a newer densenet-tutorial may "
+            "read it"
+        )
+    parts = ("config", "model")
+    missing = [part for part in parts if not isinstance(content.get(part), Mapping)]
+    if missing:
+        raise ValueError(f"it is a checkpoint of this package whose part {missing[0]!r} is missing")
+    return True
 
 
 def convert_state_dict(content: Any) -> tuple[dict[str, Tensor], list[str]]:
-    """Bring a DenseNet's weights, in any of the layouts that are around, into torchvision's of today.
+    """Bring a DenseNet's weights, however `content` holds them, into torchvision's layout of today.
 
-    It takes out the state dict of a larger dict (:data:`WRAPPERS`), drops ``module.`` and ``_orig_mod.`` and any prefix
-    that is left before ``features``, renames old dotted keys (``norm.1`` to ``norm1``), adds the counters
-    ``num_batches_tracked`` where a file from before they existed has none, and turns other floats into float32.
-    timm's names are torchvision's. `content` is left as it is.
+    A DenseNet is recognised by its structure, under any prefix and inside any dict
+    (:func:`find_densenet`); old dotted keys are renamed (``norm.1`` to ``norm1``). The counters
+    ``num_batches_tracked`` are added where a file from before they existed has none, and other
+    floats become float32. timm's names are torchvision's. `content` stays as it is.
 
     Returns:
-        The state dict, and one sentence for each thing that was done; none if there was nothing to do.
+        The state dict, and one sentence for each thing that was done; none if there was nothing to
+        do.
 
     Raises:
-        ValueError: `content` holds no state dict, or a key twice once renamed.
+        ValueError: `content` holds no DenseNet's weights, or several; two keys mean the same
+            tensor; or a tensor does not hold floats, each in a place of its own.
     """
-    state_dict, notes = unwrapped(content)
-    renamed = renamed_keys(state_dict, notes)
+    state_dict, notes = find_densenet(content)
 
-    norms = [key.removesuffix("running_var") for key in renamed if key.endswith(".running_var")]
+    norms = [key.removesuffix("running_var") for key in state_dict if key.endswith(".running_var")]
     counters = [f"{norm}num_batches_tracked" for norm in norms]
-    if counters and not any(counter in renamed for counter in counters):
-        renamed |= {counter: torch.tensor(0) for counter in counters}
+    if counters and not any(counter in state_dict for counter in counters):
+        state_dict |= {counter: torch.tensor(0) for counter in counters}
         notes.append(f"added {len(counters)} counters num_batches_tracked, at 0")
 
-    other = [k for k, v in renamed.items() if v.is_floating_point() and v.dtype != torch.float32]
+    state_dict |= {key: state_dict[key].long() for key in counters if key in state_dict}
+
+    other = [k for k, v in state_dict.items() if v.dtype != torch.float32 and k not in counters]
     if other:
-        kinds = ", ".join(sorted({str(renamed[key].dtype).removeprefix("torch.") for key in other}))
-        renamed |= {key: renamed[key].float() for key in other}
+        kinds = ", ".join(sorted({str(state_dict[key].dtype)[len("torch.") :] for key in other}))
+        state_dict |= {key: state_dict[key].float() for key in other}
         notes.append(f"turned {len(other)} tensors from {kinds} into float32")
-    return renamed, notes
+    return state_dict, notes
 
 
-def unwrapped(content: Any) -> tuple[dict[str, Tensor], list[str]]:
-    """The state dict in `content`, and how it was found."""
-    notes = []
-    while isinstance(content, Mapping):
-        if content and all(isinstance(value, Tensor) for value in content.values()):
-            return dict(content), notes
-        key = next((k for k in WRAPPERS if isinstance(content.get(k), Mapping)), None)
-        if key is None:
-            break
-        notes.append(f"took the state dict from under {key!r}")
-        content = content[key]
-    if isinstance(content, Mapping):
-        strange = [
-            f"{k!r} is {type(v).__name__}" for k, v in content.items() if not isinstance(v, Tensor)
-        ]
-        what = f"a dict of {len(content)} entries ({', '.join(strange[:3]) or 'none'})"
-    else:
-        what = f"a {type(content).__name__}"
-    raise ValueError(
-        f"it holds no state dict, which maps names to tensors, alone or under one of {_listed(WRAPPERS)}: it is {what}"
-    )
+# ------------------------------------------------------------------------------ recognising
 
 
-def renamed_keys(state_dict: Mapping[str, Tensor], notes: list[str]) -> dict[str, Tensor]:
-    names = {key: str(key) for key in state_dict}
+def find_densenet(content: Any) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors of the one DenseNet in `content`, by torchvision's names, and how it was found.
 
-    def rename(what: str, new: dict[str, str]) -> None:
-        changed = [key for key in names if names[key] != new[key]]
-        if changed:
-            example = f"{names[changed[0]]} is now {new[changed[0]]}"
-            notes.append(f"{what} in {len(changed)} of {len(names)} keys ({example})")
-            names.update(new)
+    Looked for are names with ``denseblockN`` and ``denselayerM``, in dicts inside of dicts or
+    lists, after any prefix: what stands beside ``denseblock1`` is the trunk. Words that wrappers
+    put between its parts are dropped. The classifier is the linear layer, under any name, that
+    takes the trunk's channels, if it stands alone. What belongs to neither is left out with a note;
+    only inside of a trunk whose classifier is outside it is kept, to be refused with the model.
 
-    for part in _WRAPPER_PARTS:
-        without = {
-            key: ".".join(word for word in name.split(".") if word != part)
-            for key, name in names.items()
+    Raises:
+        ValueError: there is no DenseNet, or there are several that differ; two keys mean the same
+            tensor; or a tensor does not hold floats, each in a place of its own.
+    """
+    tensors, nests = _all_tensors(content)
+    if not (prefixes := _trunk_prefixes(tensors)):
+        raise ValueError(f"it holds no DenseNet's weights: {_described(content, list(tensors))}")
+    prefix, trunk, head, taken = _only_one(tensors, prefixes)
+    chosen = trunk | head
+    state_dict = {key: tensors[path] for key, path in chosen.items()}
+    notes: list[str] = []
+    if prefix != ("features",):
+        place = _shown(".".join(prefix))
+        notes.append(f"took the trunk from under {place!r}" if place else "took the trunk alone")
+    inside = {key: ".".join(path[len(prefix) :]) for key, path in trunk.items()}
+    wrapped = [k for k in trunk if "features." + _OLD_KEY.sub(r"\1\2", inside[k]) != k]
+    dotted = [k for k in trunk if _OLD_KEY.search(inside[k])]
+    for what, keys in (("dropped a wrapper's words", wrapped), ("joined name and number", dotted)):
+        if keys:
+            notes.append(
+                f"{what} in {len(keys)} of {len(trunk)} keys ({_shown(inside[keys[0]])} is now "
+                f"{keys[0].removeprefix('features.')})"
+            )
+    if head:
+        *words, _ = head["classifier.weight"]
+        classes = len(state_dict["classifier.weight"])
+        if words[-1] != "classifier":
+            notes.append(
+                f"took the linear layer {_shown('.'.join(words))!r} as the classifier of {classes} "
+                "classes; what follows it, such as a sigmoid, is in no file of weights"
+            )
+        if "classifier.bias" not in head:
+            state_dict["classifier.bias"] = state_dict["classifier.weight"].new_zeros(classes)
+            notes.append("gave the classifier, which has no bias, one of zeros")
+
+    def within(path: _Path) -> bool:
+        return path[: len(prefix)] == prefix
+
+    nest = os.path.commonprefix([nests[path] for path in trunk.values()])
+    left = [path for path in tensors if path not in taken and nests[path][: len(nest)] == nest]
+    if prefix and head and not within(head["classifier.weight"]):
+        unknown = {
+            f"features.{'.'.join(path[len(prefix) :])}": path for path in left if within(path)
         }
-        rename(f"dropped {part!r}", without)
-    first = next((n for n in names.values() if n.endswith("features.conv0.weight")), "")
-    prefix = first.removesuffix("features.conv0.weight")
-    if prefix:
-        rename(f"dropped {prefix!r}", {k: n.removeprefix(prefix) for k, n in names.items()})
-    rename("joined name and number", {k: _OLD_KEY.sub(r"\1\2", n) for k, n in names.items()})
+        state_dict |= {key: tensors[path] for key, path in unknown.items()}
+        left = [path for path in left if not within(path)]
+    if left:
+        names = _listed(".".join(path) for path in left)
+        notes.append(f"{LEFT_OUT} what belongs to no DenseNet: {len(left)} tensors ({names})")
+    return state_dict, notes
 
-    renamed = {names[key]: tensor for key, tensor in state_dict.items()}
-    if len(renamed) < len(state_dict):
-        twice = Counter(names.values()).most_common(1)[0][0]
-        raise ValueError(f"two of its keys mean the same tensor, {twice}")
-    return renamed
+
+def _only_one(
+    tensors: Mapping[_Path, Tensor], prefixes: list[_Path]
+) -> tuple[_Path, dict[str, _Path], dict[str, _Path], set[_Path]]:
+    """The prefix of the DenseNet's trunk, the paths of its trunk and of its head by torchvision's
+    names, and all paths that belong to it: it may be there under several prefixes.
+
+    Raises:
+        ValueError: what is under these prefixes differs.
+    """
+    several = ValueError(
+        f"it holds {len(prefixes)} DenseNets, under "
+        f"{_listed('.'.join(prefix) or 'no name' for prefix in prefixes)}; in Python, weights=… "
+        "takes a state dict too: take out the one that you mean, and give that"
+    )
+    if len(prefixes) > 8:
+        raise several
+    trunks = {prefix: _trunk(tensors, prefix) for prefix in prefixes}
+    heads = {prefix: _head(tensors, prefix, trunks[prefix]) for prefix in prefixes}
+    for prefix in prefixes:
+        _check_tensors({k: tensors[p] for k, p in (trunks[prefix] | heads[prefix]).items()})
+    first = next((prefix for prefix in prefixes if heads[prefix]), prefixes[0])
+    for other in prefixes:
+        if not _same(tensors, trunks[first], trunks[other]):
+            raise several
+        if heads[other] and not _same(tensors, heads[first], heads[other]):
+            raise several
+    taken = {path for one in (*trunks.values(), *heads.values()) for path in one.values()}
+    return first, trunks[first], heads[first], taken
+
+
+def _all_tensors(content: Any) -> tuple[dict[_Path, Tensor], dict[_Path, _Path]]:
+    """Every tensor in `content`, and the keys of the dicts and lists around it, both by its path.
+
+    Each dict or list is gone through once, also one that holds itself, and none that lies deeper
+    than anybody puts one.
+    """
+    tensors: dict[_Path, Tensor] = {}
+    nests: dict[_Path, _Path] = {}
+    waiting: list[tuple[_Path, _Path, Any]] = [((), (), content)]
+    seen = set()
+    while waiting:
+        nest, path, value = waiting.pop()
+        if isinstance(value, Tensor) and path:
+            if path in tensors:
+                raise ValueError(f"two of its keys mean the same tensor, {_shown('.'.join(path))}")
+            tensors[path], nests[path] = value, nest[:-1]
+        elif isinstance(value, (Mapping, list, tuple)) and id(value) not in seen:
+            seen.add(id(value))
+            inside = value.items() if isinstance(value, Mapping) else enumerate(value)
+            deeper = [((*nest, str(k)), (*path, *str(k).split(".", 32)), v) for k, v in inside]
+            if len(path) < 32 and len(nest) < 16:
+                waiting += reversed(deeper)
+    return tensors, nests
+
+
+def _trunk_prefixes(tensors: Mapping[_Path, Tensor]) -> list[_Path]:
+    """What stands before ``denseblockN`` in the paths that go on with ``denselayerM``."""
+    found = {}
+    for path in tensors:
+        for place, word in enumerate(path):
+            if _BLOCK.fullmatch(word) and any(map(_LAYER.fullmatch, path[place + 1 :])):
+                found[path[:place]] = None
+                break
+    return list(found)
+
+
+def _trunk(tensors: Mapping[_Path, Tensor], prefix: _Path) -> dict[str, _Path]:
+    """The paths of the trunk under `prefix`, by torchvision's names."""
+    start = len(prefix)
+    paths = [
+        path
+        for path in tensors
+        if path[:start] == prefix and len(path) > start + 1 and _PART.fullmatch(path[start])
+    ]
+    beside = defaultdict(set)  # the words that stand at one place
+    for path in paths:
+        for place in range(start, len(path)):
+            beside[path[:place]].add(path[place])
+
+    def belongs(path: _Path, place: int) -> bool:
+        """Whether a word is of the network: a wrapper's has no other beside it, and more below."""
+        if place in (start, len(path) - 1) or _INNER_PART.fullmatch(path[place]):
+            return True
+        return len(beside[path[:place]]) > 1
+
+    found: dict[str, _Path] = {}
+    for path in paths:
+        words = [path[place] for place in range(start, len(path)) if belongs(path, place)]
+        key = _OLD_KEY.sub(r"\1\2", ".".join(["features", *words]))
+        if key in found:
+            raise ValueError(f"two of its keys mean the same tensor, {_shown(key)}")
+        found[key] = path
+    return found
+
+
+def _head(
+    tensors: Mapping[_Path, Tensor], prefix: _Path, trunk: Mapping[str, _Path]
+) -> dict[str, _Path]:
+    """The paths of the classifier's weight and bias, if it is one linear layer alone."""
+    norm = trunk.get("features.norm5.weight") or trunk.get("features.norm5.running_mean")
+    if norm is None:
+        return {}
+    channels = tensors[norm].numel()
+    inside = set(trunk.values())
+    matrices = [
+        path
+        for path, value in tensors.items()
+        if path not in inside and path[-1] == "weight" and value.dim() == 2
+    ]
+    linear = [path for path in matrices if tensors[path].shape[1] == channels]
+    shared = {path: len(os.path.commonprefix([path, prefix])) for path in linear}
+    linear = [path for path in linear if shared[path] == max(shared.values())]
+    named = [path for path in linear if path[-2:] == ("classifier", "weight")]
+    if len(named or linear) != 1:
+        return {}
+    (weight,) = named or linear
+    bias = (*weight[:-1], "bias")
+    whole = weight[
+        : shared[weight] + 1
+    ]  # what the layer is a part of: "classifier" of "classifier.0.weight"
+    parts = {path for path in tensors if path[: len(whole)] == whole} - {weight, bias}
+    classes = len(tensors[weight])
+    behind = any(path != weight and tensors[path].shape[1] == classes for path in matrices)
+    if (
+        len(weight) < 2
+        or parts
+        or behind
+        or (bias in tensors and tensors[bias].shape != (classes,))
+    ):
+        return {}
+    return {"classifier.weight": weight} | ({"classifier.bias": bias} if bias in tensors else {})
+
+
+def _check_tensors(state_dict: Mapping[str, Tensor]) -> None:
+    """Refuse tensors that are not of floats, or that take more room than they have."""
+    strange = []
+    room: dict[int, int] = {}  # bytes that are left in each storage
+    for key, value in state_dict.items():
+        counter = key.endswith("num_batches_tracked")
+        if value.layout != torch.strided:
+            strange.append(f"{key} is sparse")
+        elif value.is_quantized:
+            strange.append(f"{key} is quantised")
+        elif value.is_meta:
+            strange.append(f"{key} is of the meta device, a shape without numbers")
+        elif not value.is_floating_point() and (
+            not counter or value.dtype in (torch.bool, torch.complex64, torch.complex128)
+        ):
+            strange.append(f"{key} holds {str(value.dtype).removeprefix('torch.')}")
+        elif not counter:
+            storage = value.untyped_storage()
+            room[storage.data_ptr()] = room.get(storage.data_ptr(), storage.nbytes()) - value.nbytes
+            if any(step == 0 and count > 1 for step, count in zip(value.stride(), value.shape)):
+                strange.append(f"{key} is expanded from fewer numbers")
+    if strange:
+        raise ValueError(f"weights must be dense tensors of floats, but {_listed(strange)}")
+    if any(left < 0 for left in room.values()):
+        raise ValueError("weights must have a place of their own; several of these share one")
+
+
+def _same(
+    tensors: Mapping[_Path, Tensor], one: Mapping[str, _Path], other: Mapping[str, _Path]
+) -> bool:
+    def equal(a: Tensor, b: Tensor) -> bool:
+        return a is b or (a.dtype == b.dtype and a.device == b.device and torch.equal(a, b))
+
+    keys = one.keys() == other.keys()
+    return keys and all(equal(tensors[one[key]], tensors[other[key]]) for key in one)
+
+
+def _described(content: Any, paths: Sequence[_Path]) -> str:
+    if paths:
+        return f"of its {len(paths)} tensors, the first are {_listed('.'.join(p) for p in paths)}"
+    if isinstance(content, Mapping):
+        kinds = [f"{_shown(key)!r} is {type(value).__name__}" for key, value in content.items()]
+        return f"it is a dict of {len(content)} entries, none a tensor ({_listed(kinds) or 'none'})"
+    return f"it is a {type(content).__name__}"
+
+
+def check_values(state_dict: Mapping[str, Tensor], allow_nan: bool = False) -> None:
+    """Refuse weights that no network can compute with.
+
+    Raises:
+        ValueError: a running variance is below 0; or, unless `allow_nan`, a tensor holds infinities
+            or values that are not numbers.
+    """
+    negative = [k for k, v in state_dict.items() if k.endswith(".running_var") and (v < 0).any()]
+    if negative:
+        raise ValueError(f"variances below 0: {len(negative)} ({_listed(negative)})")
+    broken = [k for k, v in state_dict.items() if not allow_nan and not v.isfinite().all()]
+    if broken:
+        raise ValueError(
+            "tensors with infinities or values that are not numbers: "
+            f"{len(broken)} ({_listed(broken)}); in Python, weights.read(…, allow_nan=True) takes it"
+        )
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """What the names and shapes of a DenseNet's state dict tell of it, classes and channels of pictures aside.
+    """What the names and shapes of a DenseNet's state dict tell of it, classes and channels of
+    pictures aside.
 
     Attributes are as :class:`network.DenseNet` takes them.
     """
@@ -130,12 +370,28 @@ class Architecture:
     stem: str
 
     def __str__(self) -> str:
-        blocks = ", ".join(map(str, self.block_config))
         bottleneck = "no bottleneck" if self.bn_size is None else f"bn_size {self.bn_size}"
         return (
-            f"blocks {blocks}, growth rate {self.growth_rate}, {self.num_init_features} channels from the "
-            f"{self.stem} stem, {bottleneck}"
+            f"blocks {_listed(self.block_config, 8)}, growth rate {self.growth_rate}, "
+            f"{self.num_init_features} channels from the {self.stem} stem, {bottleneck}"
         )
+
+    def weight_count(self, in_channels: int, num_classes: int, compression: float) -> int:
+        """How many numbers the convolutions and the classifier of such a network have."""
+        k, channels = self.growth_rate, self.num_init_features
+        count = channels * in_channels * (49 if self.stem == "imagenet" else 9)
+        for place, layers in enumerate(self.block_config):
+            inputs = layers * channels + k * layers * (layers - 1) // 2  # of all layers together
+            if self.bn_size is None:
+                count += 9 * k * inputs
+            else:
+                count += self.bn_size * k * (inputs + 9 * k * layers)
+            channels += k * layers
+            if place < len(self.block_config) - 1:
+                compressed = int(channels * compression + 1e-9)
+                count += channels * compressed
+                channels = compressed
+        return count + channels * num_classes
 
 
 def architecture(state_dict: Mapping[str, Tensor]) -> Architecture:
@@ -144,9 +400,13 @@ def architecture(state_dict: Mapping[str, Tensor]) -> Architecture:
     Raises:
         ValueError: it is no DenseNet's.
     """
-    places = [re.match(r"features\.denseblock(\d+)\.denselayer(\d+)\.", key) for key in state_dict]
-    layers = {(int(place[1]), int(place[2])) for place in places if place}
-    blocks = max((block for block, _ in layers), default=0)
+    layers: dict[
+        int, int
+    ] = {}  # by the number of their block; no network has more than four digits of either
+    for key in state_dict:
+        if place := re.match(r"features\.denseblock(\d{1,4})\.denselayer(\d{1,4})\.", key):
+            block, layer = int(place[1]), int(place[2])
+            layers[block] = max(layer, layers.get(block, 0))
     first = "features.denseblock1.denselayer1"
     try:
         conv0, conv1 = state_dict["features.conv0.weight"], state_dict[f"{first}.conv1.weight"]
@@ -154,18 +414,18 @@ def architecture(state_dict: Mapping[str, Tensor]) -> Architecture:
         growth_rate = len(conv1 if conv2 is None else conv2)
         return Architecture(
             growth_rate=growth_rate,
-            block_config=tuple(
-                max((layer for b, layer in layers if b == block), default=0)
-                for block in range(1, blocks + 1)
-            ),
+            block_config=tuple(layers.get(block, 0) for block in range(1, max(layers) + 1)),
             num_init_features=len(conv0),
             bn_size=None if conv2 is None else len(conv1) // growth_rate,
             stem="imagenet" if conv0.shape[-1] == 7 else "cifar",
         )
     except (KeyError, TypeError, IndexError, ZeroDivisionError) as error:
         raise ValueError(
-            f"it is no DenseNet's: of its {len(state_dict)} tensors, the first are {_listed(state_dict)}"
+            f"it is no DenseNet's: {_described(None, [(k,) for k in state_dict])}"
         ) from error
+
+
+# ------------------------------------------------------------------------------ fitting
 
 
 def adapt_state_dict(
@@ -175,25 +435,41 @@ def adapt_state_dict(
 ) -> tuple[dict[str, Tensor], list[str]]:
     """Adapt `state_dict` to a model whose own is `like`: its classifier, and its first convolution.
 
-    **Classifier.** `head` is ``None`` (the weights' where they have as many classes as the model, else new), ``"new"``
-    (the one in `like`, whose random weights are the model's), ``"slice"`` (the first rows), or a sequence of row
-    numbers. Row i of the classifier's weight and bias is what tells class i.
+    **Classifier.** `head` is ``None`` (the weights' where they have as many classes as the model,
+    else new), ``"new"`` (the one in `like`, whose random weights are the model's), ``"slice"`` (the
+    first rows), or a sequence of row numbers. Row i of the classifier's weight and bias is what
+    tells class i.
 
-    **First convolution.** Where the model reads m channels and the weights n, each of the m gets the sum of the n
-    kernels, over m. So a picture whose n channels are alike gives what one whose m are alike gave: from 3 to 1 this
-    sums, from 1 to 3 it shares out. From 3 to 4 all channels start alike, and what told colours apart is gone.
+    **First convolution.** Where the model reads m channels and the weights n, each of the m gets
+    the sum of the n kernels, over m. So a picture whose n channels are alike gives what one whose m
+    are alike gave: from 3 to 1 this sums, from 1 to 3 it shares out. From 3 to 4 all channels start
+    alike, and what told colours apart is gone.
 
     Returns:
-        The state dict, with the keys and shapes of `like` and in its order, and one sentence for each adaptation.
+        The state dict, with the keys and shapes of `like` and in its order, and one sentence for
+        each adaptation.
 
     Raises:
-        ValueError: keys are missing or too many, a shape differs, `head` does not fit, or a tensor holds infinities
-            or values that are not numbers.
+        ValueError: keys are missing or too many, a shape differs, or `head` does not fit.
     """
+    head = checked_head(head)
     fitted, notes = dict(state_dict), []
-    _fit_classifier(fitted, like, checked_head(head), notes)
     _fit_first_convolution(fitted, like, notes)
+    _compare(
+        {k: v for k, v in fitted.items() if not _is_head(k)},
+        {k: v for k, v in like.items() if not _is_head(k)},
+    )
+    _fit_classifier(fitted, like, head, notes)
+    _compare(fitted, like)
+    return {key: fitted[key] for key in like}, notes
 
+
+def _is_head(key: str) -> bool:
+    return key in ("classifier.weight", "classifier.bias")
+
+
+def _compare(fitted: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> None:
+    """Refuse keys that only one of both has, and shapes that differ."""
     missing = [key for key in like if key not in fitted]
     extra = [key for key in fitted if key not in like]
     shapes = [
@@ -201,24 +477,17 @@ def adapt_state_dict(
         for key in like
         if key in fitted and fitted[key].shape != like[key].shape
     ]
-    broken = [
-        key
-        for key, value in fitted.items()
-        if value.is_floating_point() and not value.isfinite().all()
-    ]
     faults = [
         f"{what}: {len(found)} ({_listed(found)})"
         for what, found in (
             ("missing keys", missing),
             ("keys that the model has not", extra),
             ("wrong shapes", shapes),
-            ("tensors with infinities or values that are not numbers", broken),
         )
         if found
     ]
     if faults:
         raise ValueError("; ".join(faults))
-    return {key: fitted[key] for key in like}, notes
 
 
 def checked_head(head: Any) -> str | tuple[int, ...] | None:
@@ -236,10 +505,12 @@ def _fit_classifier(
 ) -> None:
     classes = len(like["classifier.weight"])
     old = fitted.get("classifier.weight")
-    if old is None and head is None:
-        raise ValueError("it has no classifier; head='new' makes one")
     if old is None and head != "new":
-        raise ValueError(f"it has no classifier, and head={head!r} needs one")
+        needs = "" if head is None else f", and head={head!r} needs one"
+        raise ValueError(
+            f"it has no classifier of one linear layer{needs}; in Python, "
+            "densenet(…, head='new') makes one, with random weights"
+        )
     if old is not None and (old.dim() != 2 or len(fitted.get("classifier.bias", old)) != len(old)):
         return  # no classifier at all: the comparison of shapes says so
     if head is None and len(old) == classes:
@@ -251,7 +522,8 @@ def _fit_classifier(
     rows = list(range(classes)) if head == "slice" else list(head)
     if len(rows) != classes or not all(0 <= row < len(old) for row in rows):
         raise ValueError(
-            f"head must choose {classes} of the {len(old)} classes (0 to {len(old) - 1}), got {_listed(rows)}"
+            f"head must choose {classes} of the {len(old)} classes (0 to {len(old) - 1}), "
+            f"got {_listed(rows)}"
         )
     if rows != list(range(len(old))):
         for key in ("classifier.weight", "classifier.bias"):
@@ -274,7 +546,13 @@ def _fit_first_convolution(
         )
 
 
-def _listed(things: Any, count: int = 3) -> str:
-    """The first few of `things`."""
-    things = [str(thing) for thing in things]
+def _listed(things: Iterable[Any], count: int = 3) -> str:
+    """The first few of `things`, which may come from a file."""
+    things = [_shown(thing) for thing in things]
     return ", ".join(things[:count]) + (", …" if len(things) > count else "")
+
+
+def _shown(thing: Any) -> str:
+    """`thing` for a message: not too long, and without signs that a terminal obeys."""
+    text = str(thing)
+    return (text if text.isprintable() else ascii(text)[1:-1])[:120]
