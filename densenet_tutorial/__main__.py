@@ -115,7 +115,7 @@ codecs.register_error("densenet_tutorial.plain", _plain)
 
 
 @contextlib.contextmanager
-def _called(**options: str) -> Iterator[None]:
+def _as_option(**options: str) -> Iterator[None]:
     """Let errors about arguments call them as the command line does: ``name="--dataset"``."""
     try:
         yield
@@ -365,7 +365,7 @@ def _trained(options: argparse.Namespace, name: str | None = None) -> network.De
     """
     from densenet_tutorial import weights
 
-    with _called(name="--model"):
+    with _as_option(name="--model"):
         read = weights.read(options.weights, name)
     if name is None:
         if not (read.config and read.config["model"]):
@@ -373,7 +373,7 @@ def _trained(options: argparse.Namespace, name: str | None = None) -> network.De
         name = read.config["model"]["name"]
     if "classifier.weight" not in read.model:
         raise ValueError(f"weights {options.weights!r} have no classifier: they tell no classes")
-    with _called(name="--model"):
+    with _as_option(name="--model"):
         model = network.densenet(name, weights=options.weights)
     return model.eval().to(environment.device(options.device))
 
@@ -385,7 +385,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         raise ValueError("weights 'imagenet' cannot be evaluated: ImageNet's pictures are not here")
     model = _trained(options)
     trained_on = weights.trained_on(options.weights)
-    with _called(name="--dataset"):
+    with _as_option(name="--dataset"):
         dataset = data.load_again(trained_on, name=options.dataset)
     if list(dataset.classes) != trained_on["classes"]:
         raise ValueError(

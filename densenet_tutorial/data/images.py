@@ -91,14 +91,14 @@ def _decoded(file: BinaryIO) -> Image.Image:
 def _opened(file: BinaryIO, what: str | None) -> Image.Image:
     """The picture in `file`, still to be decoded; an error says that the file is `what`, if given."""
     file.seek(0)
-    Image.init()
     try:
         with _opening, warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # MAX_PIXELS does it
+            Image.init()
             return Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN])
     except UnidentifiedImageError as error:
         if what is None:
-            what = f"none of {', '.join(FORMATS[:9])}, or damaged where it begins"
+            what = f"none of {', '.join(FORMATS[:9])} and the like, or damaged where it begins"
         raise ValueError(f"it is {what}") from error
 
 
@@ -111,19 +111,18 @@ def _reason(error: Exception) -> str:
 
 
 def _scale_transparent_colour(picture: Image.Image, bits: int) -> None:
-    """Bring the colour that means "transparent" in a PNG to the 8 bits to which Pillow brings pixels.
+    """Bring the colour that means "transparent" in a PNG to 8 bits, as Pillow does with pixels alone.
 
-    Not that of 16-bit grey, which Pillow leaves as it is.
+    (But for 16-bit grey, which Pillow leaves as it is.)
     """
 
     def scaled(level: int) -> int:
         return level * 255 // (2**bits - 1) if bits < 8 else level >> (bits - 8)
 
     colour = picture.info.get("transparency")
-    if picture.mode in ("1", "L"):
-        picture.info |= {} if colour is None else {"transparency": scaled(colour)}
-    elif picture.mode == "RGB" and colour is not None:
-        picture.info["transparency"] = tuple(scaled(level) for level in colour)
+    if colour is not None and picture.mode in ("1", "L", "RGB"):
+        grey = isinstance(colour, int)
+        picture.info["transparency"] = scaled(colour) if grey else tuple(map(scaled, colour))
 
 
 def _as_seen(picture: Image.Image) -> Image.Image:
@@ -160,10 +159,11 @@ def _in_eight_bits(picture: Image.Image) -> Image.Image:
         if picture.mode == "I" and picture.format not in ("PNG", "PPM"):  # there it means 16 bits
             raise ValueError("it has 32 bits a channel; save it with 8 or 16")
         white = 2 ** int(depths[0]) - 1 if tags else 65535
-        levels = np.asarray(picture).astype(np.uint32)
+        levels = np.asarray(picture)
+        table = np.round(np.arange(white + 1) * (255 / white)).astype(np.uint8)
         if tags.get(262) == 0:  # PhotometricInterpretation: 0 is white
-            levels = white - levels
-        grey = Image.fromarray(((levels * 255 + white // 2) // white).astype(np.uint8))
+            table = table[::-1]
+        grey = Image.fromarray(table[levels])
         if transparent is not None:
             grey.putalpha(Image.fromarray(np.where(levels == transparent, 0, 255).astype(np.uint8)))
         return grey
