@@ -4,6 +4,7 @@ import importlib
 from types import ModuleType
 
 from densenet_tutorial.layers import DenseBlock, DenseLayer, Transition
+from densenet_tutorial.memory import set_memory_efficient
 from densenet_tutorial.network import (
     DenseNet,
     densenet,
@@ -37,6 +38,7 @@ __all__ = [
     "densenet_bc_100_12",
     "densenet_bc_190_40",
     "densenet_bc_250_24",
+    "set_memory_efficient",
 ]
 
 #: The rooms of the package that are imported on first use: ``densenet_tutorial.training``, …

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from densenet_tutorial import memory
 from densenet_tutorial.utils import arguments
+from densenet_tutorial.utils.arguments import fraction, optional, positive_int
 
 
 class DenseLayer(nn.Module):
@@ -23,8 +23,6 @@ class DenseLayer(nn.Module):
         growth_rate: new feature maps that go out, the paper's k.
         bn_size: the bottleneck has ``bn_size * growth_rate`` channels; ``None`` for no bottleneck.
         drop_rate: probability of zeroing an element of the new features in training, 0 to 1.
-        memory_efficient: ``True`` (the same as ``"checkpoint"``), ``"recompute"`` or ``"minimal"`` keeps less for
-            the backward pass and computes it again there (chapter 07).
 
     Shape:
         input: (N, num_input_features, H, W), or a list of tensors whose channels add up to that.
@@ -36,48 +34,43 @@ class DenseLayer(nn.Module):
     Source: Huang et al. 2017, https://arxiv.org/abs/1608.06993, section 3.
     """
 
+    @arguments.check(
+        num_input_features=positive_int,
+        growth_rate=positive_int,
+        bn_size=optional(positive_int),
+        drop_rate=fraction,
+    )
     def __init__(
-        self,
-        num_input_features: int,
-        growth_rate: int,
-        bn_size: int | None,
-        drop_rate: float,
-        memory_efficient: bool | str = False,
+        self, num_input_features: int, growth_rate: int, bn_size: int | None, drop_rate: float
     ) -> None:
         super().__init__()
-        c_in = arguments.positive_int("num_input_features", num_input_features)
-        self.growth_rate = k = arguments.positive_int("growth_rate", growth_rate)
-        self.bn_size = arguments.optional(arguments.positive_int)("bn_size", bn_size)
-        self.drop_rate = arguments.fraction("drop_rate", drop_rate)
-        self.memory_efficient = arguments.one_of(memory.MODES)("memory_efficient", memory_efficient)
+        self.growth_rate = growth_rate
+        self.bn_size = bn_size
+        self.drop_rate = drop_rate
 
-        self.norm1 = nn.BatchNorm2d(c_in)
+        self.norm1 = nn.BatchNorm2d(num_input_features)
         self.relu1 = nn.ReLU()
-        if self.bn_size is None:
-            self.conv1 = nn.Conv2d(c_in, k, kernel_size=3, padding=1, bias=False)
+        if bn_size is None:
+            self.conv1 = nn.Conv2d(num_input_features, growth_rate, 3, padding=1, bias=False)
         else:
-            self.conv1 = nn.Conv2d(c_in, self.bn_size * k, kernel_size=1, bias=False)
-            self.norm2 = nn.BatchNorm2d(self.bn_size * k)
+            width = bn_size * growth_rate
+            self.conv1 = nn.Conv2d(num_input_features, width, 1, bias=False)
+            self.norm2 = nn.BatchNorm2d(width)
             self.relu2 = nn.ReLU()
-            self.conv2 = nn.Conv2d(self.bn_size * k, k, kernel_size=3, padding=1, bias=False)
+            self.conv2 = nn.Conv2d(width, growth_rate, 3, padding=1, bias=False)
 
     def bn_function(self, inputs: list[Tensor]) -> Tensor:
         """Concatenate along the channels, then norm1, ReLU and conv1."""
         return self.conv1(self.relu1(self.norm1(torch.cat(inputs, 1))))
 
     def forward(self, input: Tensor | list[Tensor]) -> Tensor:
-        inputs = [input] if isinstance(input, Tensor) else input
-        if self.memory_efficient and not torch.jit.is_scripting():
-            new_features = memory.sequence(self.children(), inputs, self.memory_efficient)
-        else:
-            new_features = self.bn_function(inputs)
-            if self.bn_size is not None:
-                new_features = self.conv2(self.relu2(self.norm2(new_features)))
+        inputs = input if isinstance(input, (list, tuple)) else [input]
+        new_features = self.bn_function(inputs)
+        if self.bn_size is not None:
+            new_features = self.conv2(self.relu2(self.norm2(new_features)))
         if self.drop_rate > 0:
             new_features = F.dropout(new_features, p=self.drop_rate, training=self.training)
         return new_features
-
-    __prepare_scriptable__ = memory.refuse_to_script
 
 
 class DenseBlock(nn.ModuleDict):
@@ -86,7 +79,7 @@ class DenseBlock(nn.ModuleDict):
     Args:
         num_layers: the paper's L (per block).
         num_input_features: channels into the block, the paper's k0.
-        bn_size, growth_rate, drop_rate, memory_efficient: as for :class:`DenseLayer`.
+        bn_size, growth_rate, drop_rate: as for :class:`DenseLayer`.
 
     Shape:
         init_features: (N, num_input_features, H, W).
@@ -99,6 +92,9 @@ class DenseBlock(nn.ModuleDict):
     Source: Huang et al. 2017, https://arxiv.org/abs/1608.06993, section 3, equation 2.
     """
 
+    @arguments.check(
+        num_layers=positive_int, num_input_features=positive_int, growth_rate=positive_int
+    )
     def __init__(
         self,
         num_layers: int,
@@ -106,34 +102,26 @@ class DenseBlock(nn.ModuleDict):
         bn_size: int | None,
         growth_rate: int,
         drop_rate: float,
-        memory_efficient: bool | str = False,
     ) -> None:
         super().__init__()
-        arguments.positive_int("num_input_features", num_input_features)
-        arguments.positive_int("growth_rate", growth_rate)
-        self.num_output_features = num_input_features + num_layers * growth_rate
-        self.memory_efficient = memory_efficient
-        for i in range(arguments.positive_int("num_layers", num_layers)):
-            c_in = num_input_features + i * growth_rate
-            layer = DenseLayer(c_in, growth_rate, bn_size, drop_rate, memory_efficient)
+        for i in range(num_layers):
+            channels = num_input_features + i * growth_rate
+            layer = DenseLayer(channels, growth_rate, bn_size, drop_rate)
             self.add_module(f"denselayer{i + 1}", layer)
 
     def forward(self, init_features: Tensor) -> Tensor:
-        if not torch.jit.is_scripting() and memory.recomputes(self.memory_efficient):
-            return memory.grow(init_features, self.values(), self.num_output_features)
         features = [init_features]
         for layer in self.values():
-            features.append(layer(features))
+            features = features + [layer(features)]
         return torch.cat(features, 1)
 
 
-class Transition(memory.Sequential):
+class Transition(nn.Sequential):
     """Between two blocks: BN-ReLU-Conv1x1 to `num_output_features` channels, then 2x2 average pooling.
 
     Args:
         num_input_features: channels that come in.
         num_output_features: channels that go out; the compression is their ratio.
-        memory_efficient: as for :class:`DenseLayer`; ``"checkpoint"`` changes nothing here.
 
     Shape:
         input: (N, num_input_features, H, W), H and W at least 2.
@@ -145,19 +133,10 @@ class Transition(memory.Sequential):
     Source: Huang et al. 2017, https://arxiv.org/abs/1608.06993, section 3, "Pooling layers" and "Compression".
     """
 
-    def __init__(
-        self,
-        num_input_features: int,
-        num_output_features: int,
-        *,
-        memory_efficient: bool | str = False,
-    ) -> None:
+    @arguments.check(num_input_features=positive_int, num_output_features=positive_int)
+    def __init__(self, num_input_features: int, num_output_features: int) -> None:
         super().__init__()
-        c_in = arguments.positive_int("num_input_features", num_input_features)
-        c_out = arguments.positive_int("num_output_features", num_output_features)
-        self.memory_efficient = arguments.one_of(memory.MODES)("memory_efficient", memory_efficient)
-
-        self.norm = nn.BatchNorm2d(c_in)
+        self.norm = nn.BatchNorm2d(num_input_features)
         self.relu = nn.ReLU()
-        self.conv = nn.Conv2d(c_in, c_out, kernel_size=1, bias=False)
+        self.conv = nn.Conv2d(num_input_features, num_output_features, kernel_size=1, bias=False)
         self.pool = nn.AvgPool2d(kernel_size=2, stride=2)

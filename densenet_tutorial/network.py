@@ -13,9 +13,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from densenet_tutorial import memory
 from densenet_tutorial.layers import DenseBlock, Transition
+from densenet_tutorial.memory import MODES, set_memory_efficient
 from densenet_tutorial.utils import arguments
+from densenet_tutorial.utils.arguments import (
+    non_negative_int,
+    one_of,
+    optional,
+    positive_fraction,
+    positive_int,
+    sequence_of,
+)
 from densenet_tutorial.weights import adapt as adapt_weights
 from densenet_tutorial.weights import read as read_weights
 from densenet_tutorial.weights.layouts import LEFT_OUT, Architecture, checked_head
@@ -52,6 +60,16 @@ class DenseNet(nn.Module):
     Source: Huang et al. 2017, https://arxiv.org/abs/1608.06993, section 3 and table 1.
     """
 
+    @arguments.check(
+        growth_rate=positive_int,
+        block_config=sequence_of(positive_int),
+        num_init_features=optional(positive_int),
+        num_classes=positive_int,
+        memory_efficient=one_of(MODES),
+        in_channels=positive_int,
+        stem=one_of(STEMS),
+        compression=positive_fraction,
+    )
     def __init__(
         self,
         growth_rate: int = 32,
@@ -67,32 +85,18 @@ class DenseNet(nn.Module):
         compression: float = 0.5,
     ) -> None:
         super().__init__()
-        growth_rate = arguments.positive_int("growth_rate", growth_rate)
-        block_config = arguments.sequence_of(arguments.positive_int)("block_config", block_config)
-        if num_init_features is None:  # the paper's choice for a DenseNet-BC
-            num_init_features = 2 * growth_rate
-        channels = arguments.positive_int("num_init_features", num_init_features)
-        num_classes = arguments.positive_int("num_classes", num_classes)
-        self.in_channels = arguments.positive_int("in_channels", in_channels)
-        compression = arguments.positive_fraction("compression", compression)
-        arguments.one_of(STEMS)("stem", stem)
-
-        self.features = memory.Sequential()
-        self.features.memory_efficient = memory_efficient
+        channels = 2 * growth_rate if num_init_features is None else num_init_features
+        self.features = nn.Sequential()
         if stem == "imagenet":
-            self.features.conv0 = nn.Conv2d(
-                self.in_channels, channels, 7, stride=2, padding=3, bias=False
-            )
+            self.features.conv0 = nn.Conv2d(in_channels, channels, 7, 2, padding=3, bias=False)
             self.features.norm0 = nn.BatchNorm2d(channels)
             self.features.relu0 = nn.ReLU()
             self.features.pool0 = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
         else:
-            self.features.conv0 = nn.Conv2d(self.in_channels, channels, 3, padding=1, bias=False)
+            self.features.conv0 = nn.Conv2d(in_channels, channels, 3, padding=1, bias=False)
 
         for i, num_layers in enumerate(block_config, start=1):
-            block = DenseBlock(
-                num_layers, channels, bn_size, growth_rate, drop_rate, memory_efficient
-            )
+            block = DenseBlock(num_layers, channels, bn_size, growth_rate, drop_rate)
             self.features.add_module(f"denseblock{i}", block)
             channels += num_layers * growth_rate
             if i < len(block_config):
@@ -101,12 +105,14 @@ class DenseNet(nn.Module):
                     raise ValueError(
                         f"compression must leave at least 1 of {channels} channels, got {compression!r}"
                     )
-                transition = Transition(channels, compressed, memory_efficient=memory_efficient)
-                self.features.add_module(f"transition{i}", transition)
+                self.features.add_module(f"transition{i}", Transition(channels, compressed))
                 channels = compressed
         self.features.norm5 = nn.BatchNorm2d(channels)
         self.classifier = nn.Linear(channels, num_classes)
 
+        self.in_channels = in_channels
+        self.num_features = channels
+        self.num_classes = num_classes
         halvings = len(block_config) - 1
         #: Smallest height and width, in pixels, that leaves one pixel for the last block.
         self.min_size = 4 * (2**halvings - 1) + 1 if stem == "imagenet" else 2**halvings
@@ -116,30 +122,64 @@ class DenseNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight)
             elif isinstance(module, nn.Linear):
                 nn.init.zeros_(module.bias)
+        set_memory_efficient(self, memory_efficient)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Everything before pooling: (N, in_channels, H, W) to (N, C, h, w), after the last norm and ReLU."""
+        """Everything before pooling: (N, in_channels, H, W) to (N, num_features, h, w), after the last norm and ReLU."""
         self._check_input(x)
         return F.relu(self.features(x))
 
-    def forward(self, x: Tensor) -> Tensor:
-        features = self.forward_features(x)
-        pooled = F.adaptive_avg_pool2d(features, (1, 1)).flatten(1)
-        return self.classifier(pooled)
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """What :meth:`forward_features` returned, to logits (N, num_classes), or, if `pre_logits`, (N, num_features)."""
+        x = F.adaptive_avg_pool2d(x, (1, 1)).flatten(1)
+        return x if pre_logits else self.classifier(x)
 
-    def intermediate_features(self, x: Tensor) -> dict[str, Tensor]:
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(x))
+
+    def get_classifier(self) -> nn.Module:
+        """The last layer, from pooled features to logits."""
+        return self.classifier
+
+    @arguments.check(num_classes=non_negative_int)
+    def reset_classifier(self, num_classes: int) -> None:
+        """Replace the last layer by a new one with random weights, or, for 0 classes, by none: pooled features come out."""
+        weight = next(self.features.parameters())
+        self.num_classes = num_classes
+        if num_classes == 0:
+            self.classifier = nn.Identity()
+            return
+        self.classifier = nn.Linear(self.num_features, num_classes).to(weight)
+        nn.init.zeros_(self.classifier.bias)
+
+    def intermediate_features(
+        self, x: Tensor, parts: Sequence[str | int] | None = None
+    ) -> dict[str, Tensor]:
         """The features after each part, by name, in order, from one pass over x of (N, in_channels, H, W).
 
         The names are ``"stem"``, ``"denseblock1"``, ``"transition1"``, ``"denseblock2"`` and so on, and at
         the end ``"final"``, which is what :meth:`forward_features` returns.
+
+        Args:
+            x: a batch of images.
+            parts: which to return, by name or by index, -1 for the last; ``None`` for all. What comes after the last
+                of them is not computed.
+
+        Raises:
+            ValueError: there is no such part, or x has the wrong shape.
         """
         self._check_input(x)
+        wanted = set(self.parts() if parts is None else map(self._part_name, parts))
         found = {}
         for name, modules in self.parts().items():
             for module in modules:
                 x = module(x)
-            found[name] = x
-        found["final"] = F.relu(x)
+            if name == "final":
+                x = F.relu(x)
+            if name in wanted:
+                found[name] = x
+            if len(found) == len(wanted):
+                break
         return found
 
     def parts(self) -> dict[str, list[nn.Module]]:
@@ -152,8 +192,20 @@ class DenseNet(nn.Module):
                 parts["final" if name == "norm5" else name] = [module]
         return parts
 
+    def _part_name(self, part: str | int) -> str:
+        names = list(self.parts())
+        if part in names:
+            return str(part)
+        if isinstance(part, int) and -len(names) <= part < len(names):
+            return names[part]
+        raise ValueError(
+            f"parts must be names of {', '.join(names)} or indices below {len(names)}, got {part!r}"
+        )
+
     def _check_input(self, x: Tensor) -> None:
         if not torch.jit.is_scripting() and not isinstance(x, Tensor):
+            if isinstance(x, torch.fx.Proxy):  # what torch.fx traces with
+                return
             raise ValueError(f"x must be a tensor, got {type(x).__name__}")
         if not x.is_floating_point():
             raise ValueError(f"x must hold normalised floats, got {x.dtype}")

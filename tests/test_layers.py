@@ -70,7 +70,7 @@ def test_a_transition_halves_and_rounds_down():
     [
         (DenseLayer, (0, 4, 4, 0.0), "num_input_features"),
         (DenseLayer, (8, 4, 4, 2.0), "drop_rate"),
-        (DenseLayer, (8, 4, 4, 0.0, "always"), "memory_efficient"),
+        (DenseLayer, (8, 4, 0, 0.0), "bn_size"),
         (DenseBlock, (0, 8, 4, 4, 0.0), "num_layers"),
         (DenseBlock, (2, 8, 4, "4", 0.0), "growth_rate"),
         (DenseBlock, (2, None, 4, 4, 0.0), "num_input_features"),

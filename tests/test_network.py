@@ -271,9 +271,9 @@ def test_numpys_numbers_are_as_good_as_pythons():
 
 
 @pytest.mark.filterwarnings("ignore:`?torch.jit:FutureWarning", "ignore::DeprecationWarning")
-@pytest.mark.parametrize("mode", memory.MODES[1:])
+@pytest.mark.parametrize("mode", memory.MODES[2:])
 def test_scripting_a_memory_efficient_model_says_why_not(mode):
-    with pytest.raises(RuntimeError, match=f"memory_efficient={mode!r}"):
+    with pytest.raises(RuntimeError, match=f"memory_efficient=.*{mode!r}"):
         torch.jit.script(DenseNet(**SMALL, memory_efficient=mode))
 
 

@@ -3,8 +3,8 @@
     python book/_tools/sync.py [NOTEBOOK …]
 
 A listing shows classes or functions of `densenet_tutorial` in full but for their docstrings, since the chapter around it
-explains them, and the decorator `@arguments.check(…)`, which is no chapter's subject. Each is replaced, decorators and comments included, by the package's text of the same name; whatever else
-stands in the cell stays. Run the chapter again afterwards.
+explains them, and the checks of their arguments (`@arguments.check(…)`). Each is replaced, comments included, by the
+package's text of the same name; whatever else stands in the cell stays. Run the chapter again afterwards.
 """
 
 import argparse
@@ -25,17 +25,10 @@ def definitions(source):
             yield node.name, first - 1, node.end_lineno
 
 
-def is_check(decorator):
-    """Whether `decorator` is `arguments.check(…)`."""
-    return isinstance(decorator, ast.Call) and ast.unparse(decorator.func) == "arguments.check"
-
-
-def lines_left_out(source):
-    """The numbers (from 0) of the lines of docstrings, of blank lines behind them, and of checks of arguments."""
+def docstring_lines(source):
+    """The numbers (from 0) of the lines that docstrings of classes and functions take up, and of blank lines behind."""
     lines = source.splitlines()
     for node in ast.walk(ast.parse(source)):
-        for decorator in filter(is_check, getattr(node, "decorator_list", ())):
-            yield from range(decorator.lineno - 1, decorator.end_lineno)
         if isinstance(node, DEFINITIONS) and ast.get_docstring(node) is not None:
             last = node.body[0].end_lineno
             yield from range(node.body[0].lineno - 1, last)
@@ -43,12 +36,26 @@ def lines_left_out(source):
                 yield last
 
 
+def is_argument_check(decorator):
+    """Whether `decorator` is ``@arguments.check(…)``, which a listing leaves out."""
+    return isinstance(decorator, ast.Call) and ast.unparse(decorator.func) == "arguments.check"
+
+
+def argument_check_lines(source):
+    """The numbers (from 0) of the lines that argument checks take up."""
+    for node in ast.walk(ast.parse(source)):
+        for decorator in getattr(node, "decorator_list", []):
+            if is_argument_check(decorator):
+                yield from range(decorator.lineno - 1, decorator.end_lineno)
+
+
 def package_texts(package):
-    """The texts of every top-level class and function in the folder `package`, by name, as listings show them."""
+    """The texts, without docstrings and argument checks, of every top-level class and function in the folder `package`, by name."""
     texts = {}
     for path in sorted(Path(package).rglob("*.py")):
         source = path.read_text(encoding="utf-8")
-        lines, left_out = source.splitlines(), set(lines_left_out(source))
+        lines = source.splitlines()
+        left_out = {*docstring_lines(source), *argument_check_lines(source)}
         for name, first, last in definitions(source):
             kept = [lines[i] for i in range(first, last) if i not in left_out]
             texts.setdefault(name, []).append("\n".join(kept))

@@ -1,25 +1,86 @@
-"""Memory-efficient training: what a step keeps between its forward and its backward pass."""
+"""Memory-efficient training: the same network, weights and gradients, with less kept between forward and backward.
 
-from densenet_tutorial.memory.variants import (
-    MODES,
-    Sequential,
-    _warn,
-    checkpointed,
-    grow,
-    recomputes,
-    refuse_to_script,
-    saved_activation_bytes,
-    sequence,
-)
+| mode | what a dense block keeps, per pixel | what is computed again |
+|---|---|---|
+| ``False`` | 2 L k0 + k L (L - 1) + 8 k L | nothing |
+| ``"checkpoint"``, ``True`` | 8 k L + k (L - 1) | concatenation, first norm and ReLU |
+| ``"recompute"`` | k0 + 5 k L | norms and ReLUs |
+| ``"minimal"`` | k0 + k L | the 1x1 convolutions as well |
 
-__all__ = [
-    "MODES",
-    "Sequential",
-    "_warn",
-    "checkpointed",
-    "grow",
-    "recomputes",
-    "refuse_to_script",
-    "saved_activation_bytes",
-    "sequence",
-]
+Chapter 07 builds it up.
+"""
+
+from torch import nn
+
+from densenet_tutorial.layers import DenseBlock
+from densenet_tutorial.memory.measure import saved_activation_bytes
+from densenet_tutorial.memory.variants import VARIANTS
+from densenet_tutorial.utils import arguments
+
+#: What the argument ``memory_efficient`` may be; ``True`` means ``"checkpoint"``.
+MODES = (False, True, *VARIANTS)
+
+_PLAIN = {variant: plain for variants in VARIANTS.values() for plain, variant in variants.items()}
+
+
+@arguments.check(mode=arguments.one_of(MODES))
+def set_memory_efficient(model: nn.Module, mode: bool | str) -> nn.Module:
+    """Let the dense blocks in `model` keep less for the backward pass, or again as much as usual.
+
+    Modules change their class in place: parameters, buffers, hooks, names and ``state_dict`` keys stay.
+
+    Args:
+        model: a :class:`DenseNet`, or any module that holds our layers, blocks or transitions, or is one.
+        mode: one of :data:`MODES`.
+
+    Returns:
+        `model`.
+
+    Raises:
+        ValueError: there is no such mode, or nothing in `model` that it could be set for.
+
+    Outputs, gradients and buffers are those of the plain model. ``"recompute"`` and ``"minimal"`` pool before the
+    convolution of a transition, so their last digits differ, and are as near to float64 as the plain model's.
+
+    Limits:
+
+    - without gradients (``torch.no_grad()``): nothing is kept in any mode.
+    - ``torch.compile``, ``torch.export``, ``torch.fx``, tracing: the plain layers run;
+      ``torch.compile`` warns once. ``torch.jit.script`` raises an error.
+    - transforms of ``torch.func``, forward-mode derivatives: the plain layers run.
+    - a hook on a module, or on all of them, or a ``forward`` of its own: that module runs as it
+      is and keeps what it always keeps; a block with a hook on one of its layers, too.
+    - a norm, ReLU or convolution of another class, with a bias, reparametrised or pruned:
+      likewise; for ``SyncBatchNorm`` with one warning.
+    - a subclass of our layers, a subclass of ``torch.Tensor``: likewise.
+    - devices other than CPU and CUDA: the plain layers run, with one warning.
+    - gradients of gradients, several gradients at once (``is_grads_batched``): right; the
+      backward pass then keeps what the plain one keeps.
+    - a weight that is changed in place between the passes: the usual RuntimeError; not noticed if
+      it is changed through ``.data``, as in the plain model.
+    - the output of a block that is changed in place: a RuntimeError in ``"recompute"`` and
+      ``"minimal"``, whose layers need it: clone it first.
+    - hooks that copy saved tensors (``save_on_cpu``): each layer's view of the buffer is copied
+      for itself: DenseNet-121 at 224 pixels then takes 61 MiB an image with ``"recompute"`` in
+      place of 26 (plain: 183 in place of 124).
+    - a checkpoint of your own around the model: its forward pass runs twice, and running
+      statistics move twice, as in the plain model.
+    """
+    variants = VARIANTS["checkpoint" if mode is True else mode] if mode else {}
+    found = False
+    for module in model.modules():
+        plain = _PLAIN.get(type(module), type(module))
+        if plain is nn.Sequential and not any(isinstance(m, DenseBlock) for m in module):
+            continue  # somebody else's
+        if plain in VARIANTS["recompute"]:
+            module.__class__ = variants.get(plain, plain)
+            found = True
+    if not found:
+        raise ValueError(
+            "model must hold a DenseLayer, DenseBlock or Transition of this package (not a subclass, nor "
+            f"torchvision's), got a {type(model).__name__} without one"
+        )
+    return model
+
+
+__all__ = ["MODES", "saved_activation_bytes", "set_memory_efficient"]

@@ -8,6 +8,7 @@ wants it: an ``int`` for NumPy's, a tuple for a list. Anything else is a ``Value
 argument, what it must be, and what came.
 """
 
+import contextlib
 import functools
 import inspect
 import math
@@ -72,9 +73,10 @@ def check(
 
         @functools.wraps(function)
         def checked(*args: P.args, **kwargs: P.kwargs) -> R:
-            try:
+            bound = None
+            with contextlib.suppress(TypeError):
                 bound = signature.bind(*args, **kwargs)
-            except TypeError:
+            if bound is None:
                 return function(*args, **kwargs)  # Python's own words for a missing argument
             for name, value in bound.arguments.items():
                 if name in checks:

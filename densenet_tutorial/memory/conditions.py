@@ -1,0 +1,216 @@
+"""When a memory-efficient mode may act: the one place that decides.
+
+The functions behind the modes call kernels that check little, and they skip modules. So they act only where every
+module is exactly what they stand in for, every tensor is as the kernels want it, and nobody can tell the difference.
+In any other situation the module runs its plain forward pass, with its plain errors.
+"""
+
+import functools
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.nn.modules import module as nn_module
+
+_PLAIN_CALL = nn.Module.__call__
+_PLAIN_FORWARD = {
+    kind: kind.forward for kind in (nn.BatchNorm2d, nn.ReLU, nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)
+}
+_LOW_PRECISION = (torch.float16, torch.bfloat16)
+_DTYPES = (torch.float32, torch.float64, *_LOW_PRECISION)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Batch norm, ReLU, and what reads them: a convolution, one with an average pooling behind it, or a max pooling."""
+
+    norm: nn.Module
+    relu: nn.Module
+    operation: nn.Module
+    pool: nn.Module | None = None
+
+    def modules(self) -> list[nn.Module]:
+        """The modules in the order in which they run."""
+        found = [self.norm, self.relu, self.operation]
+        return found if self.pool is None else [*found, self.pool]
+
+    def output_shape(self, shape: tuple[int, int, int]) -> tuple[int, int, int]:
+        """Channels, height and width that a convolution makes of `shape`; a pooling, which comes last, is left out."""
+        convolution = self.operation
+        if not isinstance(convolution, nn.Conv2d):
+            return shape
+        height, width = (
+            (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+            for size, kernel, stride, padding, dilation in zip(
+                shape[1:],
+                convolution.weight.shape[2:],
+                convolution.stride,
+                convolution.padding,
+                convolution.dilation,
+                strict=True,
+            )
+        )
+        return len(convolution.weight), height, width
+
+
+def may_act(inputs: Sequence[Any], stages: Iterable[Stage]) -> bool:
+    """Whether a mode may compute `stages`, one after another, by functions of its own.
+
+    Args:
+        inputs: what the first stage reads, as one tensor or as tensors to concatenate, (N, C_i, H, W) each.
+        stages: each reads what the one before it made.
+    """
+    if not situation_allows() or not are_plain(inputs):
+        return False
+    shape = (sum(x.shape[1] for x in inputs), *inputs[0].shape[2:])
+    return output_shape(stages, shape, inputs[0]) is not None
+
+
+def are_plain(inputs: Sequence[Any]) -> bool:
+    """Whether `inputs` are tensors that the kernels take: feature maps, alike but for their channels."""
+    if not inputs or not all(type(x) in (Tensor, nn.Parameter) and x.dim() == 4 for x in inputs):
+        return False
+    first = inputs[0]
+    if first.layout != torch.strided or first.dtype not in _DTYPES:
+        return False
+    if first.device.type not in ("cpu", "cuda"):
+        _warn(
+            f"memory_efficient has no effect on the device {first.device.type!r}, only on CPUs and CUDA"
+        )
+        return False
+    alike = (first.dtype, first.device, first.layout, len(first), first.shape[2:])
+    return all((x.dtype, x.device, x.layout, len(x), x.shape[2:]) == alike for x in inputs)
+
+
+def output_shape(
+    stages: Iterable[Stage], shape: tuple[int, int, int], like: Tensor
+) -> tuple[int, int, int] | None:
+    """What `stages` make of a batch like `like` of feature maps of `shape`, (C, H, W); ``None`` if they are not plain."""
+    for stage in stages:
+        if not _is_plain(stage) or not _fits(stage, shape, like):
+            return None
+        shape = stage.output_shape(shape)
+    return shape
+
+
+def situation_allows() -> bool:
+    """Whether this is a plain forward pass with gradients to come, which nobody traces or transforms."""
+    if torch.compiler.is_compiling():
+        return not _left_to_the_compiler()
+    return (
+        torch.is_grad_enabled()
+        and not torch.jit.is_tracing()
+        and not torch._C._are_functorch_transforms_active()
+        and forward_ad._current_level < 0
+    )
+
+
+def pools_first(modules: Sequence[nn.Module]) -> bool:
+    """Whether `modules` begin with a 1x1 convolution and an average pooling, which may as well come before it.
+
+    One adds up channels, the other pixels, so the order changes the last digits and nothing else (chapter 04).
+    """
+    if len(modules) < 2:
+        return False
+    convolution, pool = modules[:2]
+    return (
+        type(convolution) is nn.Conv2d
+        and type(pool) is nn.AvgPool2d
+        and not is_watched(pool)
+        and (convolution.kernel_size, convolution.stride, convolution.padding)
+        == ((1, 1), (1, 1), (0, 0))
+    )
+
+
+def is_watched(module: nn.Module) -> bool:
+    """Whether somebody would notice that `module` is not called: a hook, on it or on all modules, or another forward pass."""
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        or "forward" in vars(module)
+        or nn_module._global_forward_hooks
+        or nn_module._global_forward_pre_hooks
+        or nn_module._global_backward_hooks
+        or nn_module._global_backward_pre_hooks
+        or nn.Module.__call__ is not _PLAIN_CALL
+    )
+
+
+def _is_plain(stage: Stage) -> bool:
+    """Whether each module of `stage` does what its class in torch.nn does, and nobody watches it."""
+    if isinstance(stage.norm, nn.SyncBatchNorm):
+        _warn(
+            "memory_efficient: SyncBatchNorm cannot be computed again; such layers run as they are"
+        )
+    for module in stage.modules():
+        if _PLAIN_FORWARD.get(type(module)) is not type(module).forward or is_watched(module):
+            return False
+    if type(stage.norm) is not nn.BatchNorm2d or type(stage.relu) is not nn.ReLU:
+        return False
+    operation = stage.operation
+    if type(operation) is nn.MaxPool2d:
+        return not operation.return_indices
+    return (
+        type(operation) is nn.Conv2d
+        and operation.bias is None
+        and operation.padding_mode == "zeros"
+        and not isinstance(operation.padding, str)
+    )
+
+
+def _fits(stage: Stage, shape: tuple[int, int, int], x: Tensor) -> bool:
+    """Whether the tensors of `stage` fit a batch like `x` of feature maps of `shape`, (C, H, W)."""
+    norm, operation, channels = stage.norm, stage.operation, shape[0]
+    values = len(x) * shape[1] * shape[2]  # of each channel
+    if values == 0 or (values == 1 and (norm.training or norm.running_mean is None)):
+        return False  # nothing to normalise, or one number, which has no variance: batch norm says so in words
+    if (norm.running_mean is None) != (norm.running_var is None) or (
+        norm.running_mean is not None and not norm.track_running_stats
+    ):
+        return False  # statistics that are half there, or there and not wanted
+    of_norm = [
+        t for t in (norm.weight, norm.bias, norm.running_mean, norm.running_var) if t is not None
+    ]
+    if norm.num_features != channels or not all(
+        type(t) in (Tensor, nn.Parameter) and t.shape == (channels,) and t.device == x.device
+        for t in of_norm
+    ):
+        return False
+    of_norm_dtypes = {t.dtype for t in of_norm}
+    low = x.dtype in _LOW_PRECISION
+    if of_norm_dtypes - {x.dtype} and not (low and of_norm_dtypes == {torch.float32}):
+        return False
+    if isinstance(operation, nn.MaxPool2d):
+        return True
+    kernel = operation.weight
+    if type(kernel) not in (Tensor, nn.Parameter) or kernel.device != x.device or kernel.dim() != 4:
+        return False
+    if kernel.shape[1] * operation.groups != channels:
+        return False
+    if x.dtype == torch.float64 or not torch.is_autocast_enabled(x.device.type):
+        return kernel.dtype == x.dtype
+    # Under autocast what comes out has the lower precision, and has to fit beside x in one buffer.
+    lower = torch.get_autocast_dtype(x.device.type)
+    return kernel.dtype in (torch.float32, lower) and torch.promote_types(lower, x.dtype) == x.dtype
+
+
+def _left_to_the_compiler() -> bool:
+    _warn("memory_efficient has no effect in torch.compile, which decides by itself what to keep")
+    return True
+
+
+# torch.compile calls it once, while compiling, and goes on: a plain warning would cut the compiled graph in two.
+# The attribute is what torch.compiler.assume_constant_result sets, which would import the compiler.
+_left_to_the_compiler._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+@functools.cache
+def _warn(message: str) -> None:
+    """Warn once per process."""
+    warnings.warn(message, stacklevel=4)
