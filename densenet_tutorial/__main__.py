@@ -136,7 +136,7 @@ def _data_set(text: str) -> str:
 class Task:
     """What to train, and on what: options of `train`, of which none has to be given.
 
-    A folder of images by class is laid out as torchvision's ``ImageFolder``: see :func:`data.load_folder`.
+    A folder of images by class is one as :func:`data.load_folder` takes it.
     """
 
     dataset: str = option(
@@ -150,15 +150,15 @@ class Task:
     image_size: int = option(
         None,
         positive_int,
-        "side to which a FOLDER's images are brought, in pixels; by default their own if they share "
-        "one, or else their median shorter side",
+        "side to which a FOLDER's images are brought, in pixels; by default their own if they "
+        "share one, or else their median shorter side",
     )
     model: str = option("densenet_bc", one_of(network.CONFIGS), "a named model")
     weights: str = option(
         None,
         arguments.text,
-        "start from these: a name of weights, a file, an address, another run's best.pt. The model is "
-        "then theirs, if they know it; a classifier for other classes is not kept",
+        "start from these: a name of weights, a file, an address, another run's best.pt. The model "
+        "is then theirs, if they know it; a classifier for other classes is not kept",
     )
     block_config: tuple[int, ...] = option(
         None,
@@ -195,15 +195,17 @@ def _add_train(commands: Any) -> None:
         help="train a model, or go on with a run",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description=(
-            "Train a model and keep everything in a folder: last.pt (to go on from), config.json, best.pt,\n"
-            "metrics.csv (one row an epoch) and curves.png. The defaults are the paper's recipe for CIFAR.\n"
+            "Train a model and keep everything in a folder: last.pt (to go on from), config.json,\n"
+            "best.pt, metrics.csv (one row an epoch) and curves.png. The defaults are the paper's\n"
+            "recipe for CIFAR.\n"
             "\n"
-            "Ctrl-C stops after the step under way, a second one at once; a run that was stopped or killed\n"
-            "goes on with --resume, as if nothing had happened.\n"
+            "Ctrl-C stops after the step under way, a second one at once; a run that was stopped or\n"
+            "killed goes on with --resume, as if nothing had happened.\n"
             "\n"
-            "A folder of images by class, as torchvision's ImageFolder takes it, holds FOLDER/CLASS/….jpg, or\n"
-            f"FOLDER/train/CLASS/….jpg and beside it one of {', '.join(data.TEST_FOLDERS)}. Where there is none, a\n"
-            "fifth of each class is kept to test on, the same in every run."
+            "A folder of images by class, as torchvision's ImageFolder takes it, holds\n"
+            "FOLDER/CLASS/….jpg, or FOLDER/train/CLASS/….jpg and beside it one of\n"
+            f"{', '.join(data.TEST_FOLDERS)}. Where there is none, a fifth of each class,\n"
+            "the same in every run, is kept to test on."
         ),
         epilog=(
             "examples:\n"
@@ -221,10 +223,23 @@ def _add_train(commands: Any) -> None:
     )
     train.set_defaults(run=_train)
     train.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="of the run")
-    train.add_argument("--resume", action="store_true", help="go on with the run in FOLDER; begin one if it holds none")  # fmt: skip
-    train.add_argument("--allow-changes", action="store_true", help="go on though the device, the number of processes or the options have changed; the run is then no longer, bit for bit, the same")  # fmt: skip
+    train.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with the run in FOLDER; begin one if it holds none",
+    )
+    train.add_argument(
+        "--allow-changes",
+        action="store_true",
+        help="go on though the device, the number of processes or the options have changed; the "
+        "run is then no longer, bit for bit, the same",
+    )
     train.add_argument("--quiet", action="store_true", help="no progress bars")
-    train.add_argument("--device", choices=environment.DEVICES, help="default: DENSENET_TUTORIAL_DEVICE, else auto")  # fmt: skip
+    train.add_argument(
+        "--device",
+        choices=environment.DEVICES,
+        help="default: DENSENET_TUTORIAL_DEVICE, else auto",
+    )
     add_to(train.add_argument_group("what to train, and on what"), Task)
     add_to(train.add_argument_group("how to train"), Recipe)
 
@@ -350,7 +365,12 @@ def _add_evaluate(commands: Any) -> None:
     )
     evaluate.set_defaults(run=_evaluate)
     _add_weights(evaluate)
-    evaluate.add_argument("--dataset", metavar="NAME", help=f"{', '.join(data.list_datasets())}, or a FOLDER of images by class (default: the one it was trained on)")  # fmt: skip
+    evaluate.add_argument(
+        "--dataset",
+        metavar="NAME",
+        help=f"{', '.join(data.list_datasets())}, or a FOLDER of images by class "
+        "(default: the one it was trained on)",
+    )
 
 
 def _add_weights(command: argparse.ArgumentParser) -> None:

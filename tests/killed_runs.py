@@ -1,10 +1,10 @@
 """Trains in child processes that are killed, or two at a time; `test_run_folder.py` starts it.
 
-    python killed_runs.py FOLDER SECONDS…   kill a child after each of these, then let one finish
-    python killed_runs.py FOLDER everywhere  kill children at the 1st, 2nd, … file that they open to write,
-                                             rename or remove, until one has none left and finishes
+    python killed_runs.py FOLDER SECONDS…    kill a child after each of these, then let one finish
+    python killed_runs.py FOLDER everywhere  kill children at the 1st, 2nd, … file that they open to
+                                             write, rename or remove, until one finishes
     python killed_runs.py FOLDER pairs N     N times, two children at once in one new folder
-    python killed_runs.py FOLDER hold        one child that says when it has begun, and never ends
+    python killed_runs.py FOLDER hold        train, and never end
 
 Children are forked, so that torch is imported once and a child can be killed early and often.
 """
@@ -32,7 +32,7 @@ def train(folder, resume=True, recipe=RECIPE):
 
 
 def die_at(folder, number):
-    """Let this process be killed when it is about to do something to a file in `folder`, the `number`-th time."""
+    """Let this process be killed when it is about to change a file in `folder` the `number`-th time."""
     count = 0
 
     def watch(event, arguments):
@@ -48,7 +48,7 @@ def die_at(folder, number):
 
 
 def forked(function, *arguments):
-    """The number of a child process that calls `function`; it ends with status 3 if something is refused."""
+    """A child process that calls `function`; it ends with status 3 if that is refused."""
     pid = os.fork()
     if pid == 0:
         try:

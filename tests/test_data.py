@@ -306,7 +306,7 @@ def test_a_folder_is_what_torchvision_makes_of_it(tmp_path):
 
 @pytest.mark.parametrize("test", data.TEST_FOLDERS)
 def test_a_class_without_images_to_test_on_keeps_its_place(tmp_path, test):
-    """torchvision's class would number the classes of the second folder anew, and call the dog a cat."""
+    """torchvision's class would number the second folder's classes anew, and call a dog a cat."""
     dataset = data.load_folder(two_levels(tmp_path, test), progress=False)
     assert dataset.test_labels.tolist() == [1]
     assert dataset.test_images[0, :, -1, -1].tolist() == [1, 2, 3]
@@ -475,7 +475,7 @@ def _one_colour(folder):
         (lambda folder: folder.write_text(""), "^folder must be one of images by class"),
         (
             _empty,
-            "^folder must hold a folder for each class, or train and val or .*holds no folder",
+            "^folder must hold a folder for each class, or train and val or .*which holds none",
         ),
         (_no_class, "^folder must hold a folder for each class"),
         (_empty_class, r"eel must hold at least 2 images \(.jpg, .*got 0"),

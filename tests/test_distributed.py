@@ -105,7 +105,7 @@ def processes_below(pid):
 
 @contextlib.contextmanager
 def launched(*arguments, until):
-    """A run of two processes, in a session of its own as in a terminal, once it has written the file `until`."""
+    """A run of two processes, in a session of its own, once it has written the file `until`."""
     process = subprocess.Popen(
         [*LAUNCH, "2", *arguments],
         env=ENVIRONMENT,
@@ -221,7 +221,7 @@ def test_what_is_refused_is_said_once(whole, tmp_path):
     assert errors.count("output must be a folder without a run") == 1
 
 
-# Two machines are two processes of which each has files of its own: "MINE" becomes the rank's folder.
+# Two machines are two processes of which each has files of its own: "MINE" is the rank's folder.
 ON_TWO_MACHINES = """
 import os, sys
 from pathlib import Path

@@ -390,7 +390,7 @@ def test_a_configuration_that_was_edited_is_not_believed(dataset, stopped, tmp_p
 
 
 def test_a_configuration_that_json_cannot_hold_is_refused(dataset, tmp_path):
-    with pytest.raises(ValueError, match="^model_config must hold plain values"):
+    with pytest.raises(ValueError, match="^model_config must be a dict of plain values"):
         fit(dataset, tmp_path / "run", model_config={"dtype": torch.float32})
     assert not (tmp_path / "run").exists()
 
@@ -697,7 +697,7 @@ def test_a_drawing_that_fails_does_not_end_a_run(tmp_path):
 def test_a_full_disk_ends_the_run_and_the_checkpoint_before_is_intact(dataset, stopped, tmp_path):
     folder = shutil.copytree(stopped, tmp_path / "run")
     before = contents(folder)
-    # No file may grow past 10 kB: to the program, this is a disk that fills up in the middle of a write.
+    # No file may grow past 10 kB: to the program, this is a disk that fills up during a write.
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limit[1]))

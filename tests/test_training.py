@@ -308,7 +308,7 @@ def test_in_fp16_a_loss_that_is_not_finite_stops_the_run_though_its_step_was_ski
 
 
 def test_a_run_in_fp16_goes_on_with_its_scale(dataset, tmp_path):
-    """The scale is halved at each overflow; begun anew, it would be too large for the next steps."""
+    """The scale is halved at each overflow; begun anew, it would overflow again."""
     recipe = Recipe(epochs=2, batch_size=20, amp="fp16")
     whole = training.fit(overflowing(4), dataset, recipe, output=tmp_path / "whole", progress=False)
     model = overflowing(4)
@@ -365,7 +365,7 @@ def test_a_run_on_a_gpu_goes_on_with_its_random_numbers(dataset, tmp_path):
 
 
 def test_on_a_macs_gpu_channels_are_not_last():
-    """Gradients of batch norm and of average pooling are wrong there then (pytorch#175189, #175190)."""
+    """Gradients of batch norm and average pooling are wrong there (pytorch#175189, #175190)."""
     from densenet_tutorial.training.loop import memory_format
 
     assert memory_format(True, torch.device("mps")) is torch.contiguous_format

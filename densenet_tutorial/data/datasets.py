@@ -1,8 +1,8 @@
 """Data sets of small images, held in memory as uint8 tensors.
 
-The ones that are bundled need no download. The full sets come through torchvision, or from a folder that
-already holds their files; ``DENSENET_TUTORIAL_DATA`` says where (default ``~/.cache/densenet-tutorial``).
-To add one, write its loader here under :func:`_named`.
+The ones that are bundled need no download. The full sets come through torchvision, or from a folder
+that already holds their files; ``DENSENET_TUTORIAL_DATA`` says where (default
+``~/.cache/densenet-tutorial``). To add one, write its loader here under :func:`_named`.
 """
 
 import bz2
@@ -35,8 +35,8 @@ FASHION_CLASSES = (
 FASHION_MINI_SHA256 = "d9db67166f584c9e1ac219bb2780d6b5a706c476378bb1108d446b5e90ad1c8b"
 DIGITS_SHA256 = "2ebdc67e99821bd3a10c8dbdb383dd3a34738146b9976193e776a2757c7f0b14"
 
-#: SHA-256 of what is inside Fashion-MNIST's four files. (Of the content, since packers differ: Debian's package
-#: holds the original files with the name and time taken out of their gzip headers.)
+#: SHA-256 of what is inside Fashion-MNIST's four files. (Of the content, since packers differ:
+#: Debian's package holds the original files with the name and time taken out of their gzip headers.)
 FASHION_MNIST_SHA256 = {
     "train-images-idx3-ubyte.gz": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
     "train-labels-idx1-ubyte.gz": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
@@ -88,7 +88,8 @@ def load_dataset(
 
     Raises:
         ValueError: an unknown name, or a file whose checksum is wrong; or as :func:`load_folder`.
-        ConnectionError: files are missing and cannot be downloaded; the message says where to put them.
+        ConnectionError: files are missing and cannot be downloaded; the message says where to put
+            them.
     """
     if isinstance(name, str) and name in _LOADERS:
         if options:
@@ -97,8 +98,8 @@ def load_dataset(
     if isinstance(name, (str, os.PathLike)) and str(name) and Path(name).expanduser().is_dir():
         return load_folder(name, progress=progress, **options)
     raise ValueError(
-        f"name must be one of {', '.join(map(repr, _LOADERS))}, or a folder of images by class, got "
-        f"{arguments.shown(name)}"
+        f"name must be one of {', '.join(map(repr, _LOADERS))}, or a folder of images by class, "
+        f"got {arguments.shown(name)}"
     )
 
 
@@ -119,8 +120,8 @@ def load_again(metadata: dict[str, Any], **options: Any) -> ImageDataset:
 
     Args:
         metadata: what the run says of its data.
-        options: of :func:`load_dataset`, in place of what `metadata` says; with another `name`, a folder's
-            images are still brought to the size and channels that `metadata` has.
+        options: of :func:`load_dataset`, in place of what `metadata` says; with another `name`, a
+            folder's images are still brought to the size and channels that `metadata` has.
     """
     name = options.pop("name", None) or metadata.get("folder") or metadata["name"]
     if name not in _LOADERS:
@@ -189,7 +190,7 @@ def _fashion_mnist(root: Path | None) -> ImageDataset:
 
 
 def _find_fashion_mnist(root: Path) -> Path:
-    """The folder that holds Fashion-MNIST's four files; if there is none, they are downloaded to `root`."""
+    """The folder that holds Fashion-MNIST's four files; if none does, they are downloaded."""
     target = root / "FashionMNIST" / "raw"  # where torchvision keeps them
     for folder in (root, target, DEBIAN_FASHION_MNIST):
         if all((folder / file).is_file() for file in FASHION_MNIST_SHA256):
@@ -206,7 +207,7 @@ def _find_fashion_mnist(root: Path) -> Path:
 
 
 def _read_idx(path: Path, sha256: str) -> Tensor:
-    """Read one of MNIST's files, a gzip of: two zero bytes, type 8 (bytes), rank, sizes, the values."""
+    """Read one of MNIST's files, a gzip of: two zero bytes, type 8 (uint8), rank, sizes, values."""
     try:
         data = bytearray(gzip.decompress(path.read_bytes()))
     except (OSError, EOFError, zlib.error) as error:

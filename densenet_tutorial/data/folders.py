@@ -58,18 +58,18 @@ def load_folder(
 ) -> ImageDataset:
     """Load a folder of images by class into memory.
 
-    It holds one folder for each class, ``FOLDER/CLASS/….jpg``; or such folders twice, to train on in
-    ``FOLDER/train`` and to test on in one of :data:`TEST_FOLDERS` beside it, the first that there is.
-    Class folders may have folders of their own. Classes are in alphabetical order.
+    It holds one folder for each class, ``FOLDER/CLASS/….jpg``; or such folders twice, to train on
+    in ``FOLDER/train`` and to test on in one of :data:`TEST_FOLDERS` beside it, the first that
+    there is. Class folders may have folders of their own. Classes are in alphabetical order.
 
-    Images are read by :func:`read_image`, scaled until they just fit into one size, and filled up with
-    black. Mean and standard deviation are those of the training images.
+    Images are read by :func:`read_image`, scaled until they just fit into one size, and filled up
+    with black. Mean and standard deviation are those of the training images.
 
     Args:
         folder: its path.
-        image_size: that one size, in pixels: a side, or height and width. ``None`` takes the images' own
-            if they share one of at most :data:`LARGEST_SIDE` pixels a side, and else the median of their
-            shorter sides, or :data:`LARGEST_SIDE` if that is less.
+        image_size: that one size, in pixels: a side, or height and width. ``None`` takes the
+            images' own if they share one of at most :data:`LARGEST_SIDE` pixels a side, and else
+            the median of their shorter sides, or :data:`LARGEST_SIDE` if that is less.
         channels: 1 for grey, 3 for colour; ``None`` takes 1 if no image has a colour.
         test_fraction: how much of each class is kept to test on, where there is no folder for that.
         seed: of that choice. It has nothing to do with a run's seed, so that all runs have the same
@@ -77,8 +77,8 @@ def load_folder(
         progress: whether to show a progress bar.
 
     Raises:
-        ValueError: there is no such folder, a class has too few images, a class to test on has none to
-            train on, an image cannot be read, or all of them do not fit into memory.
+        ValueError: there is no such folder, a class has too few images, a class to test on has none
+            to train on, an image cannot be read, or all of them do not fit into memory.
     """
     folder = Path(folder).expanduser()
     try:
@@ -119,8 +119,8 @@ def _find(folder: Path, test_fraction: float, seed: int) -> tuple[list[str], Sam
     classes = _subfolders(root)
     if not classes:
         raise ValueError(
-            f"folder must hold a folder for each class, or train and {' or '.join(TEST_FOLDERS)} with "
-            f"such folders, got {str(folder)!r}, which holds no folder"
+            "folder must hold a folder for each class, or train and "
+            f"{' or '.join(TEST_FOLDERS)} with such folders, got {str(folder)!r}, which holds none"
         )
     samples = _samples(root, classes)
     counts = np.bincount([label for _, label in samples], minlength=len(classes))
@@ -148,7 +148,7 @@ def _subfolders(folder: Path) -> list[str]:
 
 
 def _samples(root: Path, classes: Sequence[str]) -> Samples:
-    """The images below ``root / CLASS``, with the class's index in `classes`; not all need to be there."""
+    """The images below ``root / CLASS``, if that is there, with the class's index in `classes`."""
     indices = {name: index for index, name in enumerate(classes)}
     samples = make_dataset(str(root), indices, extensions=IMG_EXTENSIONS, allow_empty=True)
     samples = [sample for sample in samples if not Path(sample[0]).name.startswith(".")]
@@ -172,7 +172,7 @@ def _samples(root: Path, classes: Sequence[str]) -> Samples:
 def _split(
     samples: Samples, counts: np.ndarray, fraction: float, seed: int
 ) -> tuple[Samples, Samples]:
-    """`samples` to train and to test on: `fraction` of each class, at least one and not all of them."""
+    """`samples` to train and to test on: `fraction` of each class, at least one and not all."""
     test: set[int] = set()
     for label, count in enumerate(counts):
         mine = [i for i, sample in enumerate(samples) if sample[1] == label]
@@ -204,8 +204,9 @@ def _read(
     needed, memory = len(files) * (channels or 3) * size[0] * size[1], _memory()
     if needed > memory / 2:
         raise ValueError(
-            f"image_size must be one at which {len(files):,} images fit into half of the memory, got "
-            f"{size[0]} x {size[1]} pixels, which takes {needed / 2**30:.1f} of {memory / 2**30:.1f} GiB"
+            f"image_size must be one at which {len(files):,} images fit into half of the memory, "
+            f"got {size[0]} x {size[1]} pixels, which takes {needed / 2**30:.1f} of "
+            f"{memory / 2**30:.1f} GiB"
         )
     fit = FitInside(*size)
     images = np.empty((len(files), channels or 3, *size), dtype=np.uint8)

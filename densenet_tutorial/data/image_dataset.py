@@ -50,8 +50,8 @@ class ImageDataset:
             images, labels = getattr(self, f"{part}_images"), getattr(self, f"{part}_labels")
             if len(labels) != len(images):
                 raise ValueError(
-                    f"{part}_labels must be one for each of the {len(images)} {part}_images, which are "
-                    f"{arguments.shown(images)}, got {arguments.shown(labels)}"
+                    f"{part}_labels must be one for each of the {len(images)} {part}_images, which "
+                    f"are {arguments.shown(images)}, got {arguments.shown(labels)}"
                 )
             low, high = labels.min().item(), labels.max().item()
             if low < 0 or high > last:
@@ -67,7 +67,7 @@ class ImageDataset:
                 )
 
     def normalize(self, images: Tensor) -> Tensor:
-        """uint8 images (N, C, H, W) to floats with mean 0 and deviation 1 per channel, on their device."""
+        """uint8 images (N, C, H, W) to floats, by the data set's mean and deviation per channel."""
         return normalize(images, self.mean, self.std)
 
     def metadata(self) -> dict[str, Any]:
@@ -121,7 +121,7 @@ def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
 
 
 def mean_and_std(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel of uint8 images (N, C, H, W), scaled to 0 to 1."""
+    """Mean and standard deviation per channel of uint8 images (N, C, H, W), scaled to 0 to 1."""
     histogram = torch.zeros(images.shape[1], 256, dtype=torch.int64)
     for part in images.split(1000):  # a copy of all of them might be large
         rows = part.transpose(0, 1).flatten(1)  # one for each channel

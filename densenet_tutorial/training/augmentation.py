@@ -1,8 +1,8 @@
 """Random changes to training images that leave their meaning alone, on a whole batch at once.
 
 Every function takes a uint8 tensor (N, C, H, W) on any device and returns a new one of the same
-shape, drawn with that device's default generator. There is no loop over images, so this costs little
-beside a training step.
+shape, drawn with that device's default generator. There is no loop over images, so this costs
+little beside a training step.
 """
 
 from collections.abc import Callable, Sequence
@@ -44,8 +44,8 @@ def flip(images: Tensor) -> Tensor:
 def cutout(images: Tensor) -> Tensor:
     """Blacken a square of a quarter of the side in each image, centred anywhere.
 
-    Source: DeVries and Taylor 2017, https://arxiv.org/abs/1708.04552, where 8 pixels of 32 serve for
-    CIFAR-100.
+    Source: DeVries and Taylor 2017, https://arxiv.org/abs/1708.04552, where 8 pixels of 32 serve
+    for CIFAR-100.
     """
     count, _, height, width = images.shape
     side = max(height, width) // 4

@@ -1,4 +1,4 @@
-"""Several processes that train one model, as ``torchrun`` starts them; with one, nothing happens here.
+"""Several processes that train one model, as ``torchrun`` starts them; with one, nothing happens.
 
 Every process holds the whole model and works on its shard of each batch; DistributedDataParallel
 averages the gradients, so all of them take the same step. Chapter 12 teaches it.
@@ -23,8 +23,8 @@ T = TypeVar("T")
 def process_group() -> Iterator[None]:
     """Join the group of processes that ``torchrun`` started, and leave it at the end.
 
-    Tensors on the CPU travel with gloo, tensors on a GPU with NCCL; each process takes the GPU of its
-    local rank.
+    Tensors on the CPU travel with gloo, tensors on a GPU with NCCL; each process takes the GPU of
+    its local rank.
     """
     if not {"RANK", "WORLD_SIZE", "LOCAL_RANK"} <= os.environ.keys():
         yield
@@ -76,7 +76,7 @@ def is_main_process() -> bool:
 
 
 def shard(batch: Tensor) -> Tensor:
-    """This process's elements of `batch`: every :func:`world_size`-th one. Together, shards are the whole."""
+    """This process's elements of `batch`: every :func:`world_size`-th one, from its rank on."""
     return batch[rank() :: world_size()]
 
 
@@ -101,7 +101,7 @@ def all_gather(value: Any) -> list[Any]:
 
 
 def on_main_process(function: Callable[[], T]) -> T:
-    """What `function` returns on the main process, on all of them; or the error that it raises, on all."""
+    """What `function` returns on the main process, on all; or the error that it raises, on all."""
     if world_size() == 1:
         return function()
     outcome: list[Any] = [None, None]
@@ -146,8 +146,8 @@ def data_parallel(model: nn.Module, sync_batch_norm: bool) -> Callable[[Tensor],
     """What to call for a forward pass whose backward pass averages gradients over all processes.
 
     Args:
-        model: changed in place if `sync_batch_norm`: batch norm then takes the statistics of the whole
-            batch and not of this process's shard.
+        model: changed in place if `sync_batch_norm`: batch norm then takes the statistics of the
+            whole batch and not of this process's shard.
         sync_batch_norm: whether to do that; it needs GPUs.
 
     Raises:

@@ -1,7 +1,7 @@
 """Training an image classifier: :func:`fit`, :func:`evaluate`, :func:`predict`.
 
-One process or many, from the start or from a checkpoint: it is the same loop. Chapter 06 builds it up,
-chapter 12 runs it in several processes.
+One process or many, from the start or from a checkpoint: it is the same loop. Chapter 06 builds it
+up, chapter 12 runs it in several processes.
 """
 
 import contextlib
@@ -76,8 +76,7 @@ class Training:
         )
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.amp == "fp16")
 
-        # The position: finished epochs are rows of the history; within an epoch, the steps taken and
-        # their sums.
+        # The position: finished epochs are rows of the history; within one, steps and their sums.
         self.history: list[dict[str, float]] = []
         self.step = 0
         self.sums = torch.zeros(2, device=self.device)  # of the loss, and of right answers
@@ -164,7 +163,7 @@ class Training:
         self.sums.zero_()
 
     def config(self) -> dict[str, Any]:
-        """What a run that goes on from a checkpoint has to have in common with the one that wrote it."""
+        """What a run that goes on must have in common with the one that wrote the checkpoint."""
         return {
             "dataset": self.dataset.metadata(),
             "recipe": dataclasses.asdict(self.recipe),
@@ -173,7 +172,7 @@ class Training:
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """All of it as tensors and plain values; in several processes, all of them have to call this.
+        """All of it as tensors and plain values; every process has to call this.
 
         Raises:
             ValueError: something in it is not finite: no step could go on from there.
@@ -198,12 +197,12 @@ class Training:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from where `state` was taken; it may hold the ``config`` with which it was.
 
-        Where that differs from :meth:`config`, the new one holds: the schedule is at the same place of
-        its own course, and random numbers begin anew.
+        Where that differs from :meth:`config`, the new one holds: the schedule is at the same place
+        of its own course, and random numbers begin anew.
 
         Raises:
-            ValueError: the state is of a place that this run does not have, or something in it is not
-                finite; other errors are torch's, of what does not fit.
+            ValueError: the state is of a place that this run does not have, or something in it is
+                not finite; other errors are torch's, of what does not fit.
         """
         config = {**self.config(), **state.get("config", {})}
         history, step = state["history"], state["step"]
@@ -280,8 +279,8 @@ _training = arguments.instance_of(Training, "a Training")
 def memory_format(channels_last: bool, device: torch.device) -> torch.memory_format:
     """How features lie in memory while a recipe with `channels_last` trains on `device`.
 
-    On a Mac's GPU never with channels last: there, the gradients of batch norm and of average pooling
-    are then wrong, without an error (pytorch#175189, pytorch#175190).
+    On a Mac's GPU never with channels last: there, the gradients of batch norm and of average
+    pooling are then wrong, without an error (pytorch#175189, pytorch#175190).
     """
     if channels_last and device.type != "mps":
         return torch.channels_last
@@ -291,7 +290,7 @@ def memory_format(channels_last: bool, device: torch.device) -> torch.memory_for
 @arguments.check(training=_training)
 @contextlib.contextmanager
 def seeded(training: Training) -> Iterator[None]:
-    """Draw random numbers by the recipe's seed, others in each process; then leave torch's as they were."""
+    """Draw random numbers by the recipe's seed, others in each process; then put torch's back."""
     devices = [] if training.device.type == "cpu" else [training.device]
     with torch.random.fork_rng(devices, device_type=training.device.type):
         _seed(training.recipe.seed, distributed.rank())
@@ -306,9 +305,9 @@ def _seed(*numbers: int) -> None:
 def freeze(module: nn.Module) -> None:
     """Keep `module` as it is while the rest of a model is trained: no gradients, and in eval mode.
 
-    Taking the gradients alone is not enough. In training mode, batch norm would still normalise by the
-    batch and move its running statistics, and dropout would still drop. ``model.train()`` no longer
-    reaches `module`.
+    Taking the gradients alone is not enough. In training mode, batch norm would still normalise by
+    the batch and move its running statistics, and dropout would still drop. ``model.train()`` no
+    longer reaches `module`.
     """
     module.requires_grad_(False).eval()
     module.train = types.MethodType(lambda self, mode=True: self, module)
@@ -336,8 +335,8 @@ def fit(
 ) -> list[dict[str, float]]:
     """Train `model` in place, on the device that it is on.
 
-    Ctrl-C, or a request to end by SIGTERM, takes effect after the step under way, which `output` then
-    holds. A second Ctrl-C takes effect at once; the checkpoint before is kept.
+    Ctrl-C, or a request to end by SIGTERM, takes effect after the step under way, which `output`
+    then holds. A second Ctrl-C takes effect at once; the checkpoint before is kept.
 
     Args:
         model: maps normalised images (N, C, H, W) to logits (N, classes).
@@ -348,19 +347,20 @@ def fit(
         resume: whether to go on with the run that `output` holds; if it holds none, one begins.
         allow_changes: whether to go on though the device, the number of processes, the recipe or
             `model_config` has changed. It is then no longer, bit for bit, the run that it was.
-        model_config: what the checkpoints say of the model: the arguments of :func:`network.densenet`.
+        model_config: what the checkpoints say of the model: the arguments of
+            :func:`network.densenet`.
         initial_weights: what they say of where the model's weights came from.
         progress: whether to show a progress bar.
 
     Returns:
         The history, one dict per epoch: ``epoch`` (from 1), ``train_loss``, ``train_accuracy``,
         ``test_loss``, ``test_accuracy``, ``lr`` (at the epoch's end), ``seconds`` (of training,
-        without the evaluation). Training figures are means over the epoch's steps, while the weights
-        change; test figures are exact.
+        without the evaluation). Training figures are means over the epoch's steps, while the
+        weights change; test figures are exact.
 
     Raises:
-        ValueError: an argument is out of its range; the loss is not finite any more; or `output` is in
-            use, or holds a run that this one would destroy or cannot go on with.
+        ValueError: an argument is out of its range; the loss is not finite any more; or `output` is
+            in use, or holds a run that this one would destroy or cannot go on with.
         OSError: a checkpoint cannot be written.
         KeyboardInterrupt: the run was asked to stop.
     """
@@ -400,7 +400,7 @@ def _steps_per_epoch(total: int, batch_size: int) -> int:
 
 @arguments.check(training=_training, progress=arguments.boolean)
 def with_progress(training: Training, progress: bool = True) -> Iterator[Tensor]:
-    """The epoch's batches; if `progress`, the main process draws a bar: loss, accuracy, time left."""
+    """The epoch's batches; if `progress`, the main process draws a bar with loss and accuracy."""
     batch_size, epochs = training.recipe.batch_size, training.recipe.epochs
     with tqdm(
         desc=f"epoch {training.epoch}/{epochs}",

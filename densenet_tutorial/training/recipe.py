@@ -90,7 +90,7 @@ class Recipe:
     channels_last: bool = option(
         True,
         boolean,
-        "whether all channels of a pixel lie next to each other in memory; the results are the same",
+        "whether a pixel's channels lie next to each other in memory; the results are the same",
     )
     compile: bool = option(False, boolean, "whether to run the model through torch.compile")
     sync_batch_norm: bool = option(

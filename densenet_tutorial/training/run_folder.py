@@ -44,13 +44,13 @@ class RunFolder:
     - ``last.pt``: the configuration, and everything that the next step depends on. Written at the
       start, after each epoch and when the run is stopped, each time before the other files.
     - ``config.json``: the configuration: data set, model, recipe, device, processes, and an id.
-    - ``best.pt``: the model of the epoch with the best test accuracy. It was chosen on the test images,
-      so its accuracy on them flatters: report the last epoch's.
+    - ``best.pt``: the model of the epoch with the best test accuracy. It was chosen on the test
+      images, so its accuracy on them flatters: report the last epoch's.
     - ``metrics.csv``: one row an epoch.
     - ``curves.png``: loss and accuracy, drawn.
 
-    Of several processes the main one reads and writes, and while it does, nobody else can: the folder
-    is locked.
+    Of several processes the main one reads and writes, and while it does, nobody else can: the
+    folder is locked.
     """
 
     def __init__(self, path: Path, config: dict[str, Any]) -> None:
@@ -132,7 +132,7 @@ class RunFolder:
                 self._best_accuracy = best
 
     def _attempt(self, name: str, content: Callable[[], bytes | memoryview]) -> bool:
-        """Write the file called `name`, unless it is right; or warn, once, that it cannot be done."""
+        """Write the file called `name` unless it is right; or warn, once, that it cannot be done."""
         path = self.path / name
         try:
             new = content()
@@ -161,7 +161,7 @@ def open_folder(
     resume: bool = False,
     allow_changes: bool = False,
 ) -> Iterator[RunFolder | NoFolder]:
-    """Begin a run in the folder `output`, or go on from its ``last.pt``, and keep it locked meanwhile.
+    """Begin a run in the folder `output`, or go on from its ``last.pt``; meanwhile it is locked.
 
     Args:
         output: its path, which is made if need be; with ``None`` nothing is kept.
@@ -202,9 +202,9 @@ def open_folder(
 def _locked(folder: Path) -> Iterator[None]:
     """Keep every other process and thread out of `folder`.
 
-    The lock is the operating system's, on a file, and ends with the process, however that ends. Over
-    NFS it holds between machines if the server does its part; where a file system has no locks, this
-    warns and goes on.
+    The lock is the operating system's, on a file, and ends with the process, however that ends.
+    Over NFS it holds between machines if the server does its part; where a file system has no
+    locks, this warns and goes on.
 
     Raises:
         ValueError: somebody else has it.
@@ -243,8 +243,8 @@ def read_run(
     """What ``last.pt`` of the run in `folder` holds, or ``None`` if no run has begun there.
 
     Raises:
-        ValueError: a run has begun and `resume` is false; or it is damaged, something of it is missing,
-            or its files are of different runs.
+        ValueError: a run has begun and `resume` is false; or it is damaged, something of it is
+            missing, or its files are of different runs.
     """
     folder = Path(folder)
     last, config_file, best = (folder / name for name in ("last.pt", "config.json", "best.pt"))
@@ -383,7 +383,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """Let an error say in which file is what does not fit. (Whatever a stranger's file causes is one.)"""
+    """Let an error say in which file is what does not fit, whatever a stranger's file causes."""
     try:
         yield
     except (KeyError, IndexError, TypeError, AttributeError, ValueError, RuntimeError) as error:

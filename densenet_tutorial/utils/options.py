@@ -6,8 +6,8 @@ class Recipe:
 
     epochs: int = option(300, positive_int, "passes over the training images")
 
-Recipe(epochs=0)                        # ValueError: epochs must be a whole number of at least 1, got 0
-add_to(parser, Recipe)          # --epochs N  passes over the training images (default: 300)
+    Recipe(epochs=0)         # ValueError: epochs must be a whole number of at least 1, got 0
+    add_to(parser, Recipe)   # --epochs N  passes over the training images (default: 300)
 """
 
 import argparse
@@ -42,7 +42,7 @@ def option(
 
 @typing.dataclass_transform(frozen_default=True, field_specifiers=(option,))
 def checked_dataclass(cls: type[C]) -> type[C]:
-    """Decorate a class: a frozen dataclass that checks every field and lists them in its docstring."""
+    """Decorate a class: a frozen dataclass that checks its fields and documents them."""
 
     def check_fields(self: Any) -> None:
         for field in dataclasses.fields(self):
@@ -64,8 +64,9 @@ def flag(field: dataclasses.Field[Any]) -> str:
 def add_to(parser: Any, cls: type) -> None:
     """Give a parser, or a group of its options, one option for each field of `cls`.
 
-    What is not given on the command line is not in the result either (``argparse.SUPPRESS``). Several names are
-    separated by blanks, several numbers by commas; ``none`` stands for ``None``, where a field can be that.
+    What is not given on the command line is not in the result either (``argparse.SUPPRESS``).
+    Several names are separated by blanks, several numbers by commas; ``none`` stands for ``None``,
+    where a field can be that.
     """
     hints = typing.get_type_hints(cls)
     for field in dataclasses.fields(cls):
@@ -117,7 +118,7 @@ _METAVARS = {int: "N", float: "X", str: "NAME"}
 
 
 def _kind(hint: Any) -> tuple[type, bool, bool]:
-    """Of a field's type: that of one value, whether there are several, and whether it can be ``None``."""
+    """Of a field's type: one value's, whether there are several, whether it can be ``None``."""
     parts = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     (kind,) = (part for part in parts if part is not types.NoneType)
     several = typing.get_origin(kind) is tuple
