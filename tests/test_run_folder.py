@@ -475,7 +475,8 @@ def _remove(key):
         (_set("sums", value=[]), "out of range"),
         (_set("random", value=[]), "out of range"),
         (_set("random", 0, "cpu", value=torch.zeros(4)), "does not fit"),
-        (_set("optimizer", "param_groups", value=[]), "does not fit"),
+        (_set("optimizer", "state", value=7), "does not fit"),
+        (_set("optimizer", "state", 0, value={}), "'momentum_buffer' is missing"),
         (_set("model", value={}), "does not fit"),
         (_set("model", "classifier.bias", value=3), "does not fit"),
         (_remove("optimizer"), "'optimizer' is missing"),
@@ -492,6 +493,20 @@ def test_a_state_that_no_run_has_is_refused(dataset, stopped, tmp_path, change, 
     with pytest.raises(ValueError, match=f"last.pt does not fit this run: .*{words}|{words}"):
         fit(dataset, folder, resume=True)
     assert before == contents(folder)
+
+
+def test_settings_and_schedule_are_the_recipes_whatever_a_checkpoint_holds(
+    dataset, stopped, tmp_path
+):
+    folder = shutil.copytree(stopped, tmp_path / "run")
+    state = torch.load(folder / "last.pt", weights_only=True)
+    group, schedule = state["optimizer"]["param_groups"][0], state["scheduler"]
+    group |= {"lr": 7.0, "weight_decay": 0.5, "momentum": "none", "nesterov": []}
+    schedule |= {"total_steps": "x", "_step_count": [], "_last_lr": [9.0], "base_lrs": None}
+    torch.save(state, folder / "last.pt")
+    fit(dataset, folder, resume=True)
+    fit(dataset, tmp_path / "whole", model=Acting(small(drop_rate=0.1), {}))
+    assert_same(result(folder), result(tmp_path / "whole"))
 
 
 def test_best_weights_are_no_run_to_go_on_with(dataset, finished, tmp_path):

@@ -220,22 +220,23 @@ class Training:
             if step and getattr(recipe, name) != getattr(self.recipe, name):
                 raise ValueError(f"{name} can change only between epochs, and this is step {step}")
 
+        # The optimizer's settings are the recipe's, and the schedule walks to its place again, which
+        # takes a second for a hundred thousand steps: no file can hold others.
         self.model.load_state_dict(state["model"])
-        optimizer = state["optimizer"]
-        done = len(history) * self.steps_per_epoch + step
-        if recipe == self.recipe:
-            if not 0 <= state["scheduler"]["last_epoch"] <= done:
-                raise ValueError(f"its schedule is not at its position, which is step {done}")
-            self.schedule.load_state_dict(state["scheduler"])
-        else:
-            self.optimizer.zero_grad()
-            self.optimizer.step()  # does nothing, but schedules warn where there was none before
-            for _ in range(done):
-                self.schedule.step()
-            optimizer = optimizer | {"param_groups": self.optimizer.state_dict()["param_groups"]}
-        self.optimizer.load_state_dict(optimizer)
+        walked, done = state["scheduler"]["last_epoch"], len(history) * self.steps_per_epoch + step
+        if recipe != self.recipe:
+            walked = done
+        if not 0 <= walked <= done:  # fewer, where steps were skipped
+            raise ValueError(f"its schedule is not at its position, which is step {done}")
+        self.optimizer.zero_grad()
+        self.optimizer.step()  # does nothing; but schedules warn where there was no step before
+        for _ in range(walked):
+            self.schedule.step()
+        settings = self.optimizer.state_dict()["param_groups"]
+        momenta = state["optimizer"]["state"]
+        self.optimizer.load_state_dict({"state": momenta, "param_groups": settings})
         for parameter, kept in self.optimizer.state.items():
-            momentum = kept.get("momentum_buffer")
+            momentum = kept["momentum_buffer"]
             if momentum is not None and momentum.shape != parameter.shape:
                 raise ValueError(f"a momentum has shape {list(momentum.shape)}")
         if self.scaler.is_enabled() and state["scaler"]:
