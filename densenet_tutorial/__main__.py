@@ -337,7 +337,10 @@ def _model(
         config["in_channels"] = dataset.train_images.shape[1]
     config |= {name: chosen[name] for name in _MODEL_OPTIONS if name in chosen}
     config["name"] = chosen.get("model", config["name"])
-    return config, network.densenet(**config, **start)
+    try:
+        return config, network.densenet(**config, **start)
+    except TypeError as error:  # of a configuration with other names, as another version may write
+        raise ValueError(f"the run's model cannot be made again: {error}") from error
 
 
 def _config_of(source: str, name: str | None) -> dict[str, Any]:

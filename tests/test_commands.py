@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import importlib
 import io
+import json
 import os
 import re
 import shlex
@@ -456,6 +457,28 @@ def test_the_command_has_a_name_of_its_own():
     project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
     module, _, function = project["scripts"]["densenet-tutorial"].partition(":")
     assert getattr(importlib.import_module(module), function) is main
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda config: config["model"].update(depth=7), "the run's model cannot be made again: "),
+        (
+            lambda config: config.update(dataset=None),
+            "must keep its configuration .*dataset was None",
+        ),
+        (lambda config: config["dataset"].pop("image_shape"), "metadata must be what a data set's"),
+        (lambda config: config["recipe"].update(lr=-1), "lr must be a finite number above 0"),
+    ],
+)
+def test_a_run_of_another_version_is_refused_in_words(run, tmp_path, capsys, change, words):
+    folder = shutil.copytree(run, tmp_path / "run")
+    state = torch.load(folder / "last.pt", weights_only=True)
+    change(state["config"])
+    torch.save(state, folder / "last.pt")
+    (folder / "config.json").write_text(json.dumps(state["config"]))
+    errors = error_of(capsys, "train", "--device", "cpu", "--resume", "--output", folder)
+    assert re.search(words, errors)
 
 
 def test_an_output_that_is_a_file_is_named(tmp_path, capsys):

@@ -482,6 +482,10 @@ def _remove(key):
         (_remove("optimizer"), "'optimizer' is missing"),
         (_remove("random"), "'random' is missing"),
         (_remove("config"), "'config' is missing"),
+        (_set("config", "recipe", "lr", value=torch.zeros(2)), "not JSON serializable"),
+        (_set("config", "recipe", "lr", value="fast"), "lr must be a finite number above 0"),
+        (_set("config", "recipe", "momentum", value=0.9), "unexpected keyword argument 'momentum'"),
+        (_set("config", "recipe", value=None), "does not fit"),
     ],
 )
 def test_a_state_that_no_run_has_is_refused(dataset, stopped, tmp_path, change, words):

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from densenet_tutorial.training import distributed
+from densenet_tutorial.training.recipe import Recipe
 from densenet_tutorial.utils import files
 from densenet_tutorial.weights import files as tensor_files
 from densenet_tutorial.weights.layouts import CHECKPOINT_FORMAT, is_checkpoint
@@ -261,6 +262,8 @@ def read_run(
     state = read_checkpoint(last)
     with _named(last):
         _check_form(state)
+        state["config"] = _as_json(state["config"])
+        Recipe(**state["config"]["recipe"])
     history, config = state["history"], state["config"]
     if "config.json" in present:
         theirs = read_config(folder)
