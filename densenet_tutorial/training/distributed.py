@@ -125,9 +125,9 @@ def on_all_processes(function: Callable[[], T]) -> T:
         result = function()
     except (ValueError, OSError) as error:
         own = error
-    for error in [own, *all_gather(own)]:
-        if error is not None:
-            raise error
+    for found in [own, *all_gather(own)]:
+        if found is not None:
+            raise found
     return result  # type: ignore[return-value]
 
 

@@ -105,7 +105,9 @@ class Training:
         images = self.dataset.normalize(augment(self.images[batch], recipe.augment))
         images = images.to(memory_format=self.memory_format)
 
-        with torch.autocast(self.device.type, AMP.get(recipe.amp), enabled=recipe.amp is not None):
+        with torch.autocast(
+            self.device.type, AMP.get(recipe.amp or ""), enabled=recipe.amp is not None
+        ):
             logits = self.forward(images)
             loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
         self.optimizer.zero_grad()
@@ -311,7 +313,7 @@ def freeze(module: nn.Module) -> None:
     longer reaches `module`.
     """
     module.requires_grad_(False).eval()
-    module.train = types.MethodType(lambda self, mode=True: self, module)
+    module.train = types.MethodType(lambda self, mode=True: self, module)  # type: ignore
 
 
 @arguments.check(

@@ -10,6 +10,7 @@ import json
 import logging
 import math
 import os
+import sys
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,10 +24,10 @@ from densenet_tutorial.utils import files
 from densenet_tutorial.weights import files as tensor_files
 from densenet_tutorial.weights.layouts import CHECKPOINT_FORMAT, is_checkpoint
 
-try:
-    import fcntl
-except ImportError:  # Windows
+if sys.platform == "win32":
     import msvcrt
+else:
+    import fcntl
 
 _log = logging.getLogger(__name__)
 
@@ -215,7 +216,7 @@ def _locked(folder: Path) -> Iterator[None]:
     while True:
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            if os.name == "nt":
+            if sys.platform == "win32":
                 msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
             else:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -289,7 +290,13 @@ def read_run(
 
 def _check_form(state: dict[str, Any]) -> None:
     """Refuse a checkpoint that holds no run."""
-    kinds = {"config": dict, "model": dict, "optimizer": dict, "scheduler": dict, "scaler": dict}
+    kinds: dict[str, type] = {
+        "config": dict,
+        "model": dict,
+        "optimizer": dict,
+        "scheduler": dict,
+        "scaler": dict,
+    }
     kinds |= {"random": list, "history": list, "step": int, "sums": list, "seconds": float}
     if wrong := [name for name, kind in kinds.items() if not isinstance(state.get(name), kind)]:
         raise ValueError(

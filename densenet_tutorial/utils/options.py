@@ -51,7 +51,7 @@ def checked_dataclass(cls: type[C]) -> type[C]:
 
     cls.__post_init__ = check_fields  # type: ignore[attr-defined]
     made = dataclasses.dataclass(frozen=True)(cls)
-    fields = [f"    {f.name}: {f.metadata['help']}." for f in dataclasses.fields(made)]
+    fields = [f"    {f.name}: {f.metadata['help']}." for f in dataclasses.fields(made)]  # type: ignore[arg-type]
     made.__doc__ = "\n".join([f"{inspect.getdoc(cls)}\n\nAttributes:", *fields])
     return made
 
