@@ -7,12 +7,12 @@ up, chapter 12 runs it in several processes.
 import contextlib
 import dataclasses
 import json
-import os
 import signal
 import threading
 import time
 import types
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -329,7 +329,7 @@ def fit(
     dataset: ImageDataset,
     recipe: Recipe,
     *,
-    output: str | os.PathLike[str] | None = None,
+    output: str | Path | None = None,
     resume: bool = False,
     allow_changes: bool = False,
     model_config: dict[str, Any] | None = None,
