@@ -190,7 +190,7 @@ def test_what_can_be_chosen_is_listed_by_a_function(monkeypatch, capsys):
         assert options.flag(field) in text
     monkeypatch.setitem(recipe.SCHEDULES, "constant", recipe.step)
     monkeypatch.setitem(augmentation.AUGMENTATIONS, "turn", augmentation.flip)
-    monkeypatch.setitem(datasets._LOADERS, "shells", datasets._LOADERS["digits"])
+    monkeypatch.setitem(datasets.LOADERS, "shells", datasets.LOADERS["digits"])
     assert "step, cosine, one-cycle, constant" in listed()
     assert "crop, flip, cutout, turn" in listed()
     assert data.list_datasets()[-1] == "shells"
@@ -395,13 +395,13 @@ def stopped(argv, seconds):
 def test_ctrl_c_before_training_and_in_evaluate_is_no_traceback(run, tmp_path, capsys, monkeypatch):
     from densenet_tutorial.data import datasets
 
-    load = datasets._LOADERS["fashion-mini"]
+    load = datasets.LOADERS["fashion-mini"]
 
     def slowly(root):
         time.sleep(5)
         return load(root)
 
-    monkeypatch.setitem(datasets._LOADERS, "fashion-mini", slowly)
+    monkeypatch.setitem(datasets.LOADERS, "fashion-mini", slowly)
     for argv in (
         [*TRAIN, "--output", tmp_path / "run"],
         ["evaluate", run / "last.pt", "--device", "cpu"],

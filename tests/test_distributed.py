@@ -217,8 +217,19 @@ def test_what_is_refused_is_said_once(whole, tmp_path):
     errors = refusal(*LAUNCH, "2", *TRAIN, str(tmp_path / "run"), "--sync-batch-norm")
     assert errors.count("PyTorch's synchronised batch norm works on GPUs alone") == 1
     assert not (tmp_path / "run").exists()
+    errors = refusal(*LAUNCH, "2", *TRAIN, str(tmp_path / "run"), "--lr", "1e30")
+    assert errors.count("is not finite any more in epoch 1, after step 50") == 1
     errors = refusal(*LAUNCH, "2", *TRAIN, str(whole))
     assert errors.count("output must be a folder without a run") == 1
+
+
+def test_a_state_that_fits_one_process_alone_is_refused(whole, tmp_path):
+    run(["cp", "-r", str(whole), str(tmp_path / "run")])
+    state = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
+    state["random"][1]["cpu"] = torch.zeros(4)
+    torch.save(state, tmp_path / "run" / "last.pt")
+    errors = refusal(*LAUNCH, "2", *COMMAND, "--resume", "--output", str(tmp_path / "run"))
+    assert errors.count("last.pt does not fit this run: ") == 1
 
 
 # Two machines are two processes of which each has files of its own: "MINE" is the rank's folder.

@@ -2,7 +2,7 @@
 
 The ones that are bundled need no download. The full sets come through torchvision, or from a folder
 that already holds their files; ``DENSENET_TUTORIAL_DATA`` says where (default
-``~/.cache/densenet-tutorial``). To add one, write its loader here under :func:`_named`.
+``~/.cache/densenet-tutorial``). To add one, write its loader here under :func:`named`.
 """
 
 import bz2
@@ -51,14 +51,14 @@ DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 #: What loads a data set, from :func:`load_dataset`'s `root`.
 Loader = Callable[[Path | None], ImageDataset]
 
-_LOADERS: dict[str, Loader] = {}
+LOADERS: dict[str, Loader] = {}
 
 
-def _named(name: str) -> Callable[[Loader], Loader]:
+def named(name: str) -> Callable[[Loader], Loader]:
     """Decorate a loader: from now on, the data set called `name` is listed and can be loaded."""
 
     def register(loader: Loader) -> Loader:
-        _LOADERS[name] = loader
+        LOADERS[name] = loader
         return loader
 
     return register
@@ -66,7 +66,7 @@ def _named(name: str) -> Callable[[Loader], Loader]:
 
 def list_datasets() -> list[str]:
     """The names that :func:`load_dataset` takes."""
-    return list(_LOADERS)
+    return list(LOADERS)
 
 
 @arguments.check(root=arguments.optional(arguments.path), progress=arguments.boolean)
@@ -91,14 +91,14 @@ def load_dataset(
         ConnectionError: files are missing and cannot be downloaded; the message says where to put
             them.
     """
-    if isinstance(name, str) and name in _LOADERS:
+    if isinstance(name, str) and name in LOADERS:
         if options:
             raise ValueError(f"{min(options)} is for a folder of images by class, got {name!r}")
-        return _LOADERS[name](None if root is None else Path(root).expanduser())
+        return LOADERS[name](None if root is None else Path(root).expanduser())
     if isinstance(name, (str, os.PathLike)) and str(name) and Path(name).expanduser().is_dir():
         return load_folder(name, progress=progress, **options)
     raise ValueError(
-        f"name must be one of {', '.join(map(repr, _LOADERS))}, or a folder of images by class, "
+        f"name must be one of {', '.join(map(repr, LOADERS))}, or a folder of images by class, "
         f"got {arguments.shown(name)}"
     )
 
@@ -124,7 +124,7 @@ def load_again(metadata: dict[str, Any], **options: Any) -> ImageDataset:
             folder's images are still brought to the size and channels that `metadata` has.
     """
     name = options.pop("name", None) or metadata.get("folder") or metadata["name"]
-    if name not in _LOADERS:
+    if name not in LOADERS:
         channels, *size = metadata["image_shape"]
         options = {"image_size": tuple(size), "channels": channels} | options
     return load_dataset(name, **options)
@@ -158,7 +158,7 @@ def _shipped(file: str, sha256: str) -> tuple[Tensor, Tensor]:
     return rows[:, 1:].reshape(-1, 1, side, side), rows[:, 0].long()
 
 
-@_named("fashion-mini")
+@named("fashion-mini")
 def _fashion_mini(root: Path | None) -> ImageDataset:
     """6,000 of Fashion-MNIST's images: 500 of each class to train on, 100 to test on."""
     images, labels = _shipped("fashion-mini.npy.bz2", FASHION_MINI_SHA256)
@@ -166,7 +166,7 @@ def _fashion_mini(root: Path | None) -> ImageDataset:
     return _dataset("fashion-mini", train, test, FASHION_CLASSES)
 
 
-@_named("digits")
+@named("digits")
 def _digits(root: Path | None) -> ImageDataset:
     """8 x 8 pixels; Alpaydin and Kaynak 1998, https://doi.org/10.24432/C50P49 (CC BY 4.0)."""
     sixteenths, labels = _shipped("digits.npy.bz2", DIGITS_SHA256)
@@ -175,7 +175,7 @@ def _digits(root: Path | None) -> ImageDataset:
     return _dataset("digits", train, test, tuple("0123456789"))
 
 
-@_named("fashion-mnist")
+@named("fashion-mnist")
 def _fashion_mnist(root: Path | None) -> ImageDataset:
     """Xiao et al. 2017, https://arxiv.org/abs/1708.07747 (MIT licence)."""
     folder = _find_fashion_mnist(_downloads(root))
@@ -221,12 +221,12 @@ def _read_idx(path: Path, sha256: str) -> Tensor:
     return torch.frombuffer(data, dtype=torch.uint8, offset=4 + 4 * rank).reshape(sizes)
 
 
-@_named("cifar10")
+@named("cifar10")
 def _cifar10(root: Path | None) -> ImageDataset:
     return _cifar("cifar10", torchvision.datasets.CIFAR10, _downloads(root))
 
 
-@_named("cifar100")
+@named("cifar100")
 def _cifar100(root: Path | None) -> ImageDataset:
     return _cifar("cifar100", torchvision.datasets.CIFAR100, _downloads(root))
 

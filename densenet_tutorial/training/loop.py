@@ -105,9 +105,7 @@ class Training:
         images = self.dataset.normalize(augment(self.images[batch], recipe.augment))
         images = images.to(memory_format=self.memory_format)
 
-        with torch.autocast(
-            self.device.type, AMP.get(recipe.amp or ""), enabled=recipe.amp is not None
-        ):
+        with torch.autocast(self.device.type, AMP.get(recipe.amp), enabled=recipe.amp is not None):
             logits = self.forward(images)
             loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
         self.optimizer.zero_grad()
@@ -255,7 +253,7 @@ class Training:
             _seed(self.recipe.seed, distributed.rank(), self.epoch, step)
             sums = sum(state["sums"]) / distributed.world_size()
         self.sums = sums.reshape(2).to(self.device)
-        if not self._is_finite([self.sums, *self._values()]):
+        if not _all_finite([self.sums, *self._values()]):
             raise ValueError("it holds numbers that are not finite")
 
     def _values(self) -> list[Tensor]:
@@ -263,12 +261,9 @@ class Training:
         momentum = [v for kept in self.optimizer.state.values() for v in kept.values()]
         return [v for v in [*self.model.state_dict().values(), *momentum] if isinstance(v, Tensor)]
 
-    def _is_finite(self, tensors: Iterable[Tensor]) -> bool:
-        finite = torch.stack([tensor.isfinite().all() for tensor in tensors]).all().item()
-        return not distributed.all_reduce_any(not finite)
-
     def _check_finite(self, tensors: Iterable[Tensor]) -> None:
-        if not self._is_finite(tensors):
+        """Raise an error in all processes if a number is not finite in one."""
+        if distributed.all_reduce_any(not _all_finite(tensors)):
             raise ValueError(
                 f"the loss or a weight is not finite any more in epoch {self.epoch}, after step "
                 f"{self.step}: a smaller lr than {self.recipe.lr} may help, or clip_norm. A "
@@ -277,6 +272,10 @@ class Training:
 
 
 _training = arguments.instance_of(Training, "a Training")
+
+
+def _all_finite(tensors: Iterable[Tensor]) -> bool:
+    return bool(torch.stack([tensor.isfinite().all() for tensor in tensors]).all())
 
 
 def memory_format(channels_last: bool, device: torch.device) -> torch.memory_format:

@@ -40,7 +40,7 @@ def one_cycle(optimizer: Optimizer, lr: float, steps: int) -> LRScheduler:
 SCHEDULES = {"step": step, "cosine": cosine, "one-cycle": one_cycle}
 
 #: Lower precisions for the forward pass.
-AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
+AMP: dict[str | None, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def list_schedules() -> list[str]:

@@ -190,9 +190,13 @@ def open_folder(
         state, changes = distributed.on_main_process(
             lambda: folder.enter(stack, resume, allow_changes)
         )
-        if state is not None:
+
+        def load() -> None:
             with _named(folder.path / "last.pt"):
                 training.load_state_dict(state)
+
+        if state is not None:
+            distributed.on_all_processes(load)
         if state is None or changes:
             folder.save(training)
         elif distributed.is_main_process():
