@@ -18,6 +18,7 @@ from densenet_tutorial.network import (
     densenet_bc_100_12,
     densenet_bc_190_40,
     densenet_bc_250_24,
+    list_models,
 )
 
 __version__ = "0.1.0"
@@ -38,6 +39,7 @@ __all__ = [
     "densenet_bc_100_12",
     "densenet_bc_190_40",
     "densenet_bc_250_24",
+    "list_models",
     "set_memory_efficient",
 ]
 

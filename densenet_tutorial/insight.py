@@ -38,7 +38,15 @@ def _is_part(model: DenseNet, part: str) -> None:
     arguments.one_of(model.parts())("part", part)
 
 
+def _has_classifier(model: DenseNet) -> None:
+    if not hasattr(model.classifier, "out_features"):
+        raise ValueError(
+            f"model must be a DenseNet with a classifier, got one with {model.classifier} in its place"
+        )
+
+
 def _are_targets(model: DenseNet, x: Tensor, target: Tensor | int) -> None:
+    _has_classifier(model)
     classes = model.classifier.out_features
     if isinstance(target, Tensor):
         _check_classes("target", _labels("target", target), len(x), classes)
@@ -47,6 +55,7 @@ def _are_targets(model: DenseNet, x: Tensor, target: Tensor | int) -> None:
 
 
 def _are_labels(model: DenseNet, x: Tensor, labels: Tensor) -> None:
+    _has_classifier(model)
     _check_classes("labels", labels, len(x), model.classifier.out_features)
 
 
@@ -255,7 +264,7 @@ def grad_cam(model: DenseNet, x: Tensor, target: Tensor | int, part: str = "fina
     return F.relu((weights * found[part]).sum(1)).detach()
 
 
-@arguments.check(model=_densenet)
+@arguments.check(_has_classifier, model=_densenet)
 def connections(
     model: DenseNet, block: str
 ) -> tuple[list[int], list[tuple[nn.BatchNorm2d, nn.Module]]]:

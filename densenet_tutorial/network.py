@@ -5,6 +5,7 @@ alone is keyword-only. Chapter 05 builds this up.
 """
 
 import logging
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from densenet_tutorial.layers import DenseBlock, Transition
 from densenet_tutorial.memory import MODES, set_memory_efficient
 from densenet_tutorial.utils import arguments
 from densenet_tutorial.utils.arguments import (
+    boolean,
     non_negative_int,
     one_of,
     optional,
@@ -196,7 +198,7 @@ class DenseNet(nn.Module):
         names = list(self.parts())
         if part in names:
             return str(part)
-        if isinstance(part, int) and -len(names) <= part < len(names):
+        if type(part) is int and -len(names) <= part < len(names):
             return names[part]
         raise ValueError(
             f"parts must be names of {', '.join(names)} or indices below {len(names)}, got {part!r}"
@@ -279,39 +281,59 @@ _ARCHITECTURES = {
 }
 
 
+def list_models() -> list[str]:
+    """The names that :func:`densenet` knows, each also a function of this package."""
+    return list(CONFIGS)
+
+
+@arguments.check(name=one_of(CONFIGS), progress=boolean, pretrained=boolean)
 def densenet(
     name: str = "densenet121",
     *,
-    weights: str | Path | None = None,
+    weights: Any = None,
     num_classes: int | None = None,
     head: str | Sequence[int] | None = None,
+    progress: bool = True,
+    pretrained: bool = False,
     **overrides: Any,
 ) -> DenseNet:
     """Build a named model, with random weights or with trained ones.
 
     Args:
-        name: a key of :data:`CONFIGS`, such as ``"densenet121"`` or ``"densenet_bc_100_12"``.
-        weights: ``None``, for fresh random weights; or what :func:`weights.read` reads: ``"imagenet"``, the name of
-            weights that come with this package (``"fashion-mnist-small"``), a path, or an address. What a checkpoint
-            of ours says of its model then takes the place of the named model's; classes and channels are the weights'.
-        num_classes: ``None`` keeps the weights' own, or else the model's: 1000 with the ImageNet stem, 10 with the
-            CIFAR stem.
-        head: what becomes of the weights' classifier. ``None`` keeps it if it has `num_classes` classes, and makes a
-            new one with random weights if not; ``"new"`` makes a new one in any case; ``"slice"`` keeps its first
-            `num_classes` rows; a sequence such as ``[281, 282, 285]`` keeps these rows, in this order.
-        overrides: any other argument of :class:`DenseNet`, in place of the named model's. With `in_channels` other than
-            the weights', their first convolution is adapted: from 3 to 1 its kernels are summed, from 1 to 3 shared
-            out, so that a grey picture, normalised, gives the same as before (:func:`layouts.adapt_state_dict`).
+        name: one of :func:`list_models`, such as ``"densenet121"`` or ``"densenet_bc_100_12"``.
+        weights: ``None``, for fresh random weights; or what :func:`weights.read` reads:
+            ``"imagenet"`` (also ``"DEFAULT"``, ``"IMAGENET1K_V1"``, and torchvision's enum), the
+            name of weights that come with this package (``"fashion-mnist-small"``), a path, an
+            address, or a state dict. What a checkpoint of ours says of its model then takes the
+            place of the named model's; classes and channels are the weights'.
+        num_classes: ``None`` keeps the weights' own, or else the model's: 1000 with the ImageNet
+            stem, 10 with the CIFAR stem.
+        head: what becomes of the classifier that comes with the weights. ``None`` keeps it if it
+            has `num_classes` classes, and makes a new one with random weights if not; ``"new"``
+            makes a new one in any case; ``"slice"`` keeps its first `num_classes` rows; a sequence
+            such as ``[281, 282, 285]`` keeps these rows, in this order.
+        progress: whether a bar shows how far a download is.
+        pretrained: older code's word for ``weights="imagenet"``.
+        overrides: any other argument of :class:`DenseNet`, in place of the named model's. With
+            `in_channels` other than the weights', their first convolution is adapted: from 3 to 1
+            its kernels are summed, from 1 to 3 shared out, so that a grey image, normalised, gives
+            the same as before (:func:`layouts.adapt_state_dict`).
 
-    What was converted or adapted is logged, by the logger ``densenet_tutorial.network`` at level INFO.
+    What was converted or adapted is logged, by the logger ``densenet_tutorial.network``, at level
+    INFO; what was left out, at level WARNING.
 
     Raises:
         ValueError: an unknown name, or an argument out of its range.
         WeightsError: (a ValueError) there are no such weights, or they do not fit the model.
     """
-    config = dict(CONFIGS[arguments.one_of(CONFIGS)("name", name)])
+    if pretrained:
+        warnings.warn(
+            "pretrained is deprecated, as in torchvision; use weights='imagenet'", stacklevel=4
+        )
+        weights = "imagenet" if weights is None else weights
+    config = dict(CONFIGS[name])
     head = checked_head(head)
-    loaded = None if weights is None else read_weights(weights, name)
+    loaded = None if weights is None else read_weights(weights, name, progress)
     if loaded:
         config |= loaded.model_options(name)
         if num_classes is None and isinstance(head, tuple):

@@ -33,7 +33,7 @@ RESULTS = ("PartCost", "ReceptiveField", "ConnectionCost", "MemoryFigures", "Wei
 
 
 def public_functions():
-    """The functions and classes, by the name under which they are public, without the package's."""
+    """The functions and classes, by the first name under which they are public, without the package's."""
     found = {}
     for module in map(importlib.import_module, MODULES):
         defined = [
@@ -44,7 +44,8 @@ def public_functions():
         for name in getattr(module, "__all__", defined):
             thing = getattr(module, name)
             exception = isinstance(thing, type) and issubclass(thing, BaseException)
-            if callable(thing) and not exception and name not in RESULTS and name[0] != "_":
+            known = any(thing is other for other in found.values())
+            if callable(thing) and not (exception or known or name in RESULTS or name[0] == "_"):
                 path = f"{module.__name__}.{name}".removeprefix("densenet_tutorial.")
                 found[path] = thing
     return found
@@ -194,7 +195,7 @@ VALID = {
         "model": model(), "block": "denseblock1", "source": 0, "target": 1,
     },
     "memory.saved_activation_bytes": lambda: {"model": model(), "input": pictures()},
-    "memory.set_memory_efficient": lambda: {"model": block(), "mode": False},
+    "set_memory_efficient": lambda: {"model": block(), "mode": False},
     "training.Recipe": dict,
     "training.Training": task,
     "training.evaluate": lambda: {"model": model(), "dataset": dataset()},

@@ -27,6 +27,10 @@ def test_benchmark_memory_prints_a_table_and_writes_a_file(monkeypatch, tmp_path
     plain, *efficient = (figure["saved"] for figure in results["figures"])
     assert all(saved < plain for saved in efficient)
     assert results["figures"][0]["ratio"] == 1
+    checkpoint, *own = results["figures"][1:]
+    assert checkpoint["from_plain"] == 0  # the same operations in the same order
+    assert all(figure["from_plain"] < 1e-4 for figure in own)
+    assert all(0 < figure["from_float64"] < 0.1 for figure in results["figures"])
     assert results["machine"]["device"].startswith("cpu")
     rows = list(csv.reader(path.with_suffix(".csv").open(encoding="utf-8")))
     assert [row[0] for row in rows] == ["Model", *names]

@@ -297,6 +297,13 @@ def raw(content):
     return lambda handler: handler.wfile.write(content)
 
 
+def another(handler):
+    buffer = io.BytesIO()
+    torch.save({"layer1.0.weight": torch.ones(3)}, buffer)
+    respond(handler)
+    handler.wfile.write(buffer.getvalue())
+
+
 def redirect(location):
     return lambda handler: respond(handler, ("Location", location), status=302)
 
@@ -344,7 +351,8 @@ MISBEHAVING = {
     "redirect to an odd port": (redirect("http://127.0.0.1:x/"), "could not be downloaded"),
     "a web page": (b"<!doctype html><title>Please log in</title>", "it is a web page.*not kept"),
     "not all of it": (CONTENT[:50_000], "cut short.*it was not kept"),
-    "another network's": (b"\x80\x02}.", "not kept"),
+    "no weights": (b"\x80\x02}.", "it was not kept"),
+    "another network": (another, "it holds no DenseNet's weights: .*; it was not kept"),
 }
 
 
@@ -358,6 +366,7 @@ def test_of_a_server_that_misbehaves_nothing_is_kept(cache, web, monkeypatch, hu
         fetched(url)
     message = str(caught.value)
     assert len(message) < 600 and message.isprintable() and SECRET not in message
+    assert message.count("cannot be used") + message.count("could not be downloaded") == 1
     assert time.monotonic() - before < 10
     assert left(cache) == []
     web.files["/best.pt"] = CONTENT  # and the next try does not find what was bad

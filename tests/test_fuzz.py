@@ -49,7 +49,7 @@ def test_what_is_wrong_is_counted_and_can_be_had_again(tmp_path):
     )
     done = run(tmp_path / "run.py", "broken", "--minutes", "0.02")
     assert done.returncode == 1, done.stdout + done.stderr
-    for what in ("killed by signal 6", "TypeError: a bug", "other numbers", "no sentence: "):
+    for what in ("ended with status -6", "TypeError: a bug", "other numbers", "no sentence: "):
         assert what in done.stdout
     refused = int(done.stdout.split("\n")[1].split()[2])
     assert refused > 0

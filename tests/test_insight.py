@@ -112,6 +112,18 @@ def test_structure_does_not_hang_on_the_order_in_which_modules_were_made(small):
     assert insight.connections(small, "denseblock2") == (sizes, readers)
 
 
+def test_a_network_without_classifier_is_refused_where_one_is_needed(small, x):
+    small.classifier = nn.Identity()
+    for function in (
+        lambda: insight.grad_cam(small, x, 0),
+        lambda: insight.feature_reuse(small, "denseblock2"),
+        lambda: insight.connection_costs(small, "denseblock1", x, torch.arange(6)),
+    ):
+        with pytest.raises(ValueError, match="^model must be a DenseNet with a classifier, got "):
+            function()
+    assert insight.part_costs(small, 12)[-1].parameters == 0
+
+
 def test_connections_of_layers_without_bottleneck():
     model = DenseNet(3, (2, 1), 5, None, num_classes=2, stem="cifar")
     sizes, readers = insight.connections(model, "denseblock1")

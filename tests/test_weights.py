@@ -456,7 +456,7 @@ BROKEN = {
         "more or fewer numbers than its shape",
     ),
     "a million dicts": (
-        lambda s, p: archive([("a/data.pkl", b"\x80\2" + b"}" * 4_000_000 + b".")]),
+        lambda s, p: archive([("a/data.pkl", b"\x80\2" + b"}" * 2_000_000 + b".")]),
         "cannot be read|no DenseNet",
     ),
     "a pickle of ten megabytes": (
@@ -604,14 +604,14 @@ def test_a_broken_or_hostile_file_is_refused_with_its_name_and_the_reason(small,
     make, reason = BROKEN[kind]
     made, path = tmp_path / "made by the file", tmp_path / "weights.pth"
     path.write_bytes(make(small.state_dict(), made))
-    before, held = time.monotonic(), memory()
+    before, held = time.process_time(), memory()
     with pytest.raises(WeightsError, match=reason) as caught:
         load(path)
     message = str(caught.value)
     assert message.startswith(f"{path} cannot be used: ")
     assert "weights_only" not in message and "\n" not in message and len(message) < 500
     assert not made.exists()
-    assert time.monotonic() - before < 5, "a second, and some for a machine that is busy"
+    assert time.process_time() - before < 3, "a second, and some for a slow machine"
     assert memory() - held < 1000
 
 
@@ -644,10 +644,10 @@ def test_a_file_that_is_mostly_a_hole_is_refused_at_once(tmp_path, start, size):
     with open(path, "wb") as file:
         file.write(start)
         file.truncate(size)
-    before, held = time.monotonic(), memory()
+    before, held = time.process_time(), memory()
     with pytest.raises(WeightsError, match="cannot be read|bytes; files of up to"):
         load(path)
-    assert time.monotonic() - before < 1 and memory() - held < 100
+    assert time.process_time() - before < 1 and memory() - held < 100
 
 
 def test_every_flipped_bit_of_an_archive_is_seen_or_changes_nothing(tmp_path):
@@ -713,6 +713,20 @@ def test_what_training_scripts_keep_beside_weights_is_read(tmp_path, legacy, pro
     assert [read.pop(name) for name in "bc"] == [content.pop(name) for name in "bc"]
     torch.testing.assert_close(read, content, rtol=0, atol=0)
     assert read["e"].stride() == content["e"].stride()
+
+
+def test_a_large_checkpoint_is_read(tmp_path):
+    """The most names that anybody is likely to have in a file: DenseNet-264 with all that belongs to it."""
+    state = {k: torch.zeros(()) for k in densenet("densenet264").state_dict()}
+    moments = {n: {"step": 1, "exp_avg": torch.zeros(()), "exp_avg_sq": torch.zeros(())} for n in range(2000)}  # fmt: skip
+    content = {
+        "model": state,
+        "ema": {k: v.clone() for k, v in state.items()},
+        "optimizer": moments,
+    }
+    for legacy in (False, True):
+        torch.save(content, tmp_path / "a.pt", _use_new_zipfile_serialization=not legacy)
+        assert tensor_files.read(tmp_path / "a.pt").keys() == content.keys()
 
 
 def test_numbers_in_the_other_order_of_bytes_are_read(tmp_path):

@@ -1,10 +1,12 @@
-"""Make the student's version, the solution and the autograder of every assignment, with otter-grader.
+"""Make the student's version, the solution and the autograder of every assignment, with
+otter-grader.
 
     python book/_tools/assignments.py [--secret SECRET] [NAME …]
 
-Each master notebook in `book/assignments/` becomes `_build/assignments/NAME/student/NAME.ipynb`, `…/solution/NAME.ipynb`
-and `…/autograder.zip`. Otter grades the solution with the new autograder, and nothing is written unless it gets every
-point. The secret decides on which inputs the hidden tests try an answer; without one, a new one is drawn.
+Each master notebook in `book/assignments/` becomes `_build/assignments/NAME/student/NAME.ipynb`,
+`…/solution/NAME.ipynb` and `…/autograder.zip`. Otter grades the solution with the new autograder,
+and nothing is written unless it gets every point. The secret decides on which inputs the hidden
+tests try an answer; without one, a new one is drawn.
 """
 
 import argparse

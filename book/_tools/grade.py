@@ -2,9 +2,12 @@
 
     python book/_tools/grade.py ASSIGNMENT FOLDER [--output FILE]
 
-Every notebook in FOLDER, and in folders inside it, is one submission; its name is the first column. Otter grades each in
-processes of its own. A submission that cannot be graded gets a row that says why. The CSV grows by a row at a time, and
-is whole at any time; beside it, a folder of the same name holds what each student may read.
+Every notebook in FOLDER, and in folders inside it, is one submission; its name is the first column.
+Otter grades each in processes of its own. A submission that cannot be graded gets a row that says
+why. The CSV grows by a row at a time, and is whole at any time; beside it, a folder of the same
+name holds what each student may read. Where FOLDER is a CSV that this command has written, nothing
+is
+graded: its points go into a gradebook.
 """
 
 import argparse
@@ -29,11 +32,15 @@ import nbformat
 import notebooks
 
 ASSIGNMENTS = assignments.OUTPUT
+COLUMNS = ["submission", "points", "out of", "percent", "seed", "seconds", "problem"]
 _CANVAS = re.compile(r".+?(?:_LATE)?_(\d+)_(\d+)_")
 
 
 def submissions_in(folder, besides):
-    """What students have handed in: every file in `folder` and below that is not in `besides`, hidden, or a table."""
+    """What students have handed in: every file in `folder` and below that is no table.
+
+    Hidden files are none of it, nor is what lies in one of `besides`.
+    """
     folder, found = Path(folder), []
     if not folder.is_dir():
         raise ValueError(f"{folder} is no folder")
@@ -64,7 +71,7 @@ def code_of(path):
 
 
 def otter_run(submission, autograder):
-    """What otter finds in `submission`: the content of its results.json. A ValueError says why there is none."""
+    """What otter finds in `submission`: its results.json. A ValueError says why there is none."""
     import otter.run
 
     with tempfile.TemporaryDirectory() as scratch:
@@ -110,7 +117,7 @@ def feedback(name, results, seed):
 
 
 def quiet():
-    """Keep what kernels say to themselves off the terminal, and end at once where somebody types Ctrl-C."""
+    """Keep what kernels say to themselves off the terminal, and end at once on Ctrl-C."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
@@ -126,7 +133,10 @@ def graded_one(submission, autograder):
 
 
 def graded(submissions, autograder, jobs):
-    """Each of `submissions` with what :func:`graded_one` says, as they come; one that ends its process has its own."""
+    """Each of `submissions` with what :func:`graded_one` says, as they come.
+
+    One that ends the process that grades it is tried again in a process of its own.
+    """
     # Processes, since otter changes the folder that it works in. Each imports everything once.
     spawn, alone = multiprocessing.get_context("spawn"), []
     with ProcessPoolExecutor(jobs, spawn, quiet) as pool:
@@ -145,13 +155,14 @@ def graded(submissions, autograder, jobs):
 
 
 def grade(autograder, folder, output, jobs=None):
-    """Grade what is in `folder`; write the CSV `output` and a folder of reports; return the rows."""
+    """Grade what is in `folder`; write the CSV `output` and a folder of reports; return rows."""
     folder, output = Path(folder).absolute(), Path(output).absolute()
     reports = output.with_suffix("")
     submissions = submissions_in(folder, [output, reports])
     try:
         with zipfile.ZipFile(autograder) as archive:
             config = json.loads(archive.read("otter_config.json"))
+            tests = [Path(name) for name in archive.namelist() if name.startswith("tests/")]
         seed = config["plugins"][0]["densenet_tutorial.check.grading.Isolated"]["seed"]
     except FileNotFoundError:
         raise ValueError(f"{autograder} is not there; type `make assignments` first") from None
@@ -159,6 +170,8 @@ def grade(autograder, folder, output, jobs=None):
         raise ValueError(f"{autograder} is none of our autograders: {error!r}") from error
 
     output.parent.mkdir(parents=True, exist_ok=True)
+    # The same in every table of an assignment: tables of one submission each can be joined.
+    columns = COLUMNS + sorted(path.stem for path in tests if path.suffix == ".py")
     rows = []
     for path, results, problem, seconds in graded(
         submissions, Path(autograder).resolve(), jobs or os.cpu_count()
@@ -174,7 +187,7 @@ def grade(autograder, folder, output, jobs=None):
         row["seconds"] = f"{seconds:.0f}"
         print(f"{name}: {row['problem'] or row['percent'] + ' %'}", flush=True)
         rows.append(row)
-        notebooks.write_text(output, table(columns_of(rows), rows))
+        notebooks.write_text(output, table(columns, rows))
         report = (reports / inside).with_suffix(".txt")
         report.parent.mkdir(parents=True, exist_ok=True)
         notebooks.write_text(report, plain(text) + "\n")
@@ -182,17 +195,12 @@ def grade(autograder, folder, output, jobs=None):
 
 
 def plain(text):
-    """`text` with signs that UTF-8 has no code for (as in file names from old archives) written out."""
+    """`text` with signs that UTF-8 lacks (as in file names from old archives) written out."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def columns_of(rows):
-    first = ["submission", "points", "out of", "percent", "seed", "seconds", "problem"]
-    return list(dict.fromkeys([*first, *(name for row in rows for name in row)]))
-
-
 def read_gradebook(path, column):
-    """The columns of the gradebook that Canvas exported to `path`, and its rows; `column` has to be one of them."""
+    """The columns and rows of a gradebook that Canvas exported; `column` has to be one of them."""
     with open(path, encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file)
         columns, students = list(reader.fieldnames or []), list(reader)
@@ -203,16 +211,18 @@ def read_gradebook(path, column):
 
 
 def fill_gradebook(gradebook, column, rows):
-    """Canvas's exported `gradebook` as text, with points in `column` for every student who has handed in.
+    """Canvas's exported `gradebook` as text, with points in `column` for every student who has
+    handed in.
 
-    Canvas names a downloaded file NAME_ID_SUBMISSION_FILE, with _LATE after the name if it was late; ID is also a
-    column of the gradebook. Of several submissions the one with the highest number counts.
+    Canvas names a downloaded file NAME_ID_SUBMISSION_FILE, with _LATE after the name if it was
+    late; ID is also a column of the gradebook. Of several submissions the one with the highest
+    number counts.
     """
     columns, students = read_gradebook(gradebook, column)
     latest = {}
     for row in rows:
         found = _CANVAS.match(_name(row))
-        if found and "points" in row:
+        if found and row.get("points"):
             student, number = found.group(1), int(found.group(2))
             if student in latest:
                 print(f"student {student} has several submissions: the latest counts")
@@ -256,7 +266,7 @@ def main(arguments=None):
     known = ", ".join(assignments.masters())
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("assignment", help=f"one of {known}")
-    parser.add_argument("folder", type=Path, help="holds the submissions, one .ipynb each")
+    parser.add_argument("folder", type=Path, help="holds the submissions; or a CSV of their points")
     parser.add_argument("--output", type=Path, help="default: FOLDER/ASSIGNMENT.csv")
     parser.add_argument(
         "--assignments", type=Path, default=ASSIGNMENTS, help="default: _build/assignments"
@@ -270,11 +280,16 @@ def main(arguments=None):
         raise ValueError(f"ASSIGNMENT must be one of {known}, got {options.assignment!r}")
     if options.canvas:
         read_gradebook(options.canvas, options.column)
-    output = options.output or options.folder / options.assignment
-    if output.suffix != ".csv":
-        output = output.with_name(f"{output.name}.csv")
-    autograder = options.assignments / options.assignment / "autograder.zip"
-    rows = grade(autograder, options.folder, output)
+    if options.folder.is_file():
+        output = options.output or options.folder
+        with options.folder.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+    else:
+        output = options.output or options.folder / options.assignment
+        if output.suffix != ".csv":
+            output = output.with_name(f"{output.name}.csv")
+        autograder = options.assignments / options.assignment / "autograder.zip"
+        rows = grade(autograder, options.folder, output)
     print(f"{len(rows)} submissions: {output}")
     if options.canvas:
         filled = output.with_name(f"{output.stem}-canvas.csv")

@@ -4,9 +4,9 @@
 
     check.dense_layer(DenseLayer)
 
-Each takes what the student has written and returns a report, which shows itself as text and is true if everything
-passed. ``seed=…`` tries other inputs: those of the hidden tests, if the seed is that of a grade. Nothing but the package
-is needed.
+Each takes what the student has written and returns a report, which shows itself as text and is true
+if the answer gets every point. ``seed=…`` tries other inputs: those of the hidden tests, if the
+seed is that of a grade. Nothing but the package is needed.
 """
 
 from densenet_tutorial.check.questions.building_layers import (

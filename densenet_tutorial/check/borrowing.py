@@ -1,53 +1,141 @@
-"""What an answer may not be taken from: the finished pieces, in this package and in torchvision.
+"""What an answer may not use: the finished pieces, in this package, in torchvision and elsewhere.
 
-A notebook may import what it is given, and what is no solution to anything.
+What counts is what an answer is, inherits from, or calls while it is checked. A notebook may import
+what it likes.
 """
 
-import dis
+import functools
+import sys
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
-_FINISHED = ("densenet_tutorial", "torchvision.models.densenet", "torchvision.models.DenseNet")
-_HARMLESS = ("check", "data", "environment", "baselines")
+_FINISHED = ("densenet_tutorial", "torchvision.models", "timm", "torch.hub")
+#: Of the package, what solves no question.
+_HARMLESS = (
+    "densenet_tutorial.check.engine",
+    "densenet_tutorial.data",
+    "densenet_tutorial.experiments.baselines",
+    "densenet_tutorial.figures",
+    "densenet_tutorial.utils",
+)
+_CHECKS = ("densenet_tutorial.check",)
+_LIBRARIES = ("densenet_tutorial", "torch", "torchvision", "timm")
 
 
-def is_finished(name: str) -> bool:
-    """Whether `name`, with dots, as an import names it, is (of) a finished piece."""
-    _, _, inside = name.partition("densenet_tutorial.")
-    harmless = inside.split(".")[0] in _HARMLESS and not inside.startswith("check.")
-    return name.startswith(_FINISHED) and not harmless
+@functools.cache
+def _is_finished(module: str) -> bool:
+    """Whether this module holds finished pieces: those above, and any DenseNet installed."""
+    if _within(module, _HARMLESS):
+        return False
+    file = getattr(sys.modules.get(module), "__file__", None) or ""
+    return _within(module, _FINISHED) or ("densenet" in module.lower() and "-packages" in file)
 
 
-def borrowed_by(answer: Any, given: Mapping[str, Any]) -> Iterator[str]:
-    """The finished pieces that `answer` is, inherits from, or uses by a global name; `given` are those it may use."""
-
-    def borrowed(thing: Any) -> bool:
-        return is_finished(_full_name(thing)) and not any(thing is one for one in given.values())
-
-    for whole in answer.__mro__ if isinstance(answer, type) else [answer]:
-        if borrowed(whole):
-            yield _full_name(whole)
-            return
-    for function in [answer, *vars(answer).values()] if isinstance(answer, type) else [answer]:
-        if isinstance(function, types.FunctionType):
-            known = function.__globals__
-            names = (n for n in _globals_of(function.__code__) if n in known)
-            yield from (_full_name(known[n]) for n in names if borrowed(known[n]))
+def _within(module: str, packages: Iterable[str]) -> bool:
+    return any(module == package or module.startswith(f"{package}.") for package in packages)
 
 
-def _globals_of(code: types.CodeType) -> Iterator[str]:
-    """The global names that `code` reads, and the functions inside of it; attributes of the same names are others."""
-    for instruction in dis.get_instructions(code):
-        if instruction.opname == "LOAD_GLOBAL":
-            yield instruction.argval
-    for inner in code.co_consts:
-        if isinstance(inner, types.CodeType):
-            yield from _globals_of(inner)
+def functions_of(answer: Any) -> Iterator[types.FunctionType]:
+    """The Python functions that make up `answer`, a function or a class; not those of PyTorch."""
+    for part in (answer, *(f for kind in _classes_of(answer) for f in vars(kind).values())):
+        part = _unwrapped(part)
+        if isinstance(part, types.FunctionType):
+            yield part
 
 
-def _full_name(thing: Any) -> str:
-    if isinstance(thing, types.ModuleType):
-        return thing.__name__
-    module, name = getattr(thing, "__module__", None), getattr(thing, "__qualname__", None)
-    return f"{module}.{name}" if isinstance(module, str) and isinstance(name, str) else ""
+def _classes_of(answer: Any) -> list[type]:
+    kinds = answer.__mro__ if isinstance(answer, type) else ()
+    return [kind for kind in kinds if not _within(str(kind.__module__), ("torch",))]
+
+
+def _unwrapped(part: Any) -> Any:
+    while isinstance(part, (functools.partial, types.MethodType)):
+        part = part.func if isinstance(part, functools.partial) else part.__func__
+    return part
+
+
+def borrowed_by(answer: Any, given: Mapping[str, Any]) -> set[str]:
+    """The finished pieces, but for `given`, that `answer` is, inherits from or has as a method."""
+    answer, allowed = _unwrapped(answer), _codes(given.values())
+    kinds = [kind for kind in _classes_of(answer) if kind not in given.values()]
+    functions = [part for part in functions_of(answer) if part.__code__ not in allowed]
+    for parts in (kinds, functions):
+        names = {(str(part.__module__), part.__qualname__) for part in parts}
+        if finished := {_name(*name) for name in names if _is_finished(name[0])}:
+            return finished
+    return set()
+
+
+@contextmanager
+def watched(given: Mapping[str, Any]) -> Iterator[set[str]]:
+    """Collect the names of finished pieces, but for `given`, that answers call inside."""
+    used: set[str] = set()
+    allowed = _codes(given.values())
+
+    def notice(frame: types.FrameType, event: str, _: Any) -> None:
+        if (
+            event == "call"
+            and _is_finished(_module_of(frame))
+            and _is_piece(frame)
+            and frame.f_code not in allowed
+            and _is_an_answer(_caller_of(frame))
+        ):
+            used.add(_name(_module_of(frame), frame.f_code.co_qualname))
+
+    before = sys.getprofile()
+    sys.setprofile(notice)
+    try:
+        yield used
+    finally:
+        sys.setprofile(before if callable(before) else None)  # a profiler in C cannot be put back
+
+
+def _name(module: str, name: str) -> str:
+    return f"{module}.{name.removesuffix('.__init__')}"
+
+
+def _codes(values: Iterable[Any]) -> set[types.CodeType]:
+    """The code of functions and of the methods of classes, decorated or not."""
+    found = set()
+    for function in (function for value in values for function in functions_of(value)):
+        while function is not None:
+            found.add(function.__code__)
+            function = getattr(function, "__wrapped__", None)
+    return found
+
+
+def _is_piece(frame: types.FrameType) -> bool:
+    """Whether it runs a function or makes an object; not a wrapper, or a method of what came in."""
+    code = frame.f_code
+    if code.co_name == "__init__":
+        return True
+    if "<locals>" in code.co_qualname or code.co_name.startswith(("<", "__")):
+        return False
+    if "." not in code.co_qualname or not code.co_argcount:
+        return True
+    return not _is_finished(str(type(frame.f_locals.get(code.co_varnames[0])).__module__))
+
+
+def _module_of(frame: types.FrameType | None) -> str:
+    return str(frame.f_globals.get("__name__")) if frame else "builtins"
+
+
+def _caller_of(frame: types.FrameType) -> types.FrameType | None:
+    """Who called, leaving out Python's own library and the wrappers that decorators make."""
+    caller = frame.f_back
+    while caller is not None:
+        module = _module_of(caller)
+        library = module.partition(".")[0] in sys.stdlib_module_names
+        wrapper = "<locals>" in caller.f_code.co_qualname and _within(module, _LIBRARIES)
+        if not library and (not wrapper or _within(module, _CHECKS)):
+            break
+        caller = caller.f_back
+    return caller
+
+
+def _is_an_answer(frame: types.FrameType | None) -> bool:
+    """Whether `frame` is neither a library's nor a check's."""
+    module = _module_of(frame)
+    return frame is not None and not _within(module, _LIBRARIES) and not _is_finished(module)

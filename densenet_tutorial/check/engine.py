@@ -1,7 +1,10 @@
-"""The engine of the self-checks: a question has properties, a property is tried on inputs, a report says what came out.
+"""The engine of the self-checks: a question has properties, a property is tried on inputs, a report
+says what came out.
 
-Answers are code that may raise, loop, exit or print. All of that is caught here and becomes a line in the report. What
-cannot be caught inside a process (``os._exit``, say) is the business of :mod:`densenet_tutorial.check.grading`.
+Answers are code that may raise, loop, exit or print. All of that is caught here and becomes a line
+in the report. What cannot be caught inside a process (``os._exit``, say) is the business of
+:mod:`densenet_tutorial.check.grading`, which calls questions as a notebook does: both give the same
+report.
 """
 
 import contextlib
@@ -13,9 +16,10 @@ import random
 import signal
 import textwrap
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +52,11 @@ class TimeIsUp(BaseException):
 
 @dataclass(frozen=True)
 class Result:
-    """How one property came out; the last four fields say on which input, and are empty if it holds."""
+    """How one property came out.
+
+    `input`, `expected`, `got` and `hint` are empty if it holds. `borrowed` names finished pieces
+    that the answer has used; `late` says that it was stopped.
+    """
 
     name: str
     text: str
@@ -57,29 +65,38 @@ class Result:
     expected: str = ""
     got: str = ""
     hint: str = ""
+    borrowed: tuple[str, ...] = ()
+    late: bool = False
 
 
 @dataclass(frozen=True)
 class Report:
-    """What passed and what did not. It is true if everything passed, and shows itself as text.
+    """What passed and what did not; it shows itself as text.
 
-    `borrowed` names what answers take from the package of what they were asked to write: the grader refuses that.
+    It is true if the answer gets every point. One that uses finished pieces gets none, whatever it
+    computes.
     """
 
     question: str
     results: tuple[Result, ...]
     seed: int | None = None
-    borrowed: tuple[str, ...] = ()
+
+    @property
+    def borrowed(self) -> tuple[str, ...]:
+        """The finished pieces that the answer has used."""
+        return tuple(sorted({name for result in self.results for name in result.borrowed}))
 
     def __bool__(self) -> bool:
-        return all(result.passed for result in self.results)
+        return all(result.passed for result in self.results) and not self.borrowed
 
     def __repr__(self) -> str:
-        if all(result.hint.startswith(NOT_YET) for result in self.results):
-            return f"{self.question}: {self.results[0].hint[0].lower()}{self.results[0].hint[1:]}"
+        hints = [result.hint for result in self.results]
+        if hints and all(hint.startswith(NOT_YET) for hint in hints):
+            return f"{self.question}: {hints[0][0].lower()}{hints[0][1:]}"
         right = sum(result.passed for result in self.results)
         with_seed = "" if self.seed is None else f" (seed {self.seed})"
-        lines = [f"{self.question}: {right} of {len(self.results)} right{with_seed}"]
+        refused = ", and refused" if self.borrowed else ""
+        lines = [f"{self.question}: {right} of {len(self.results)} right{refused}{with_seed}"]
         said = set()
         for result in self.results:
             if result.passed:
@@ -95,9 +112,8 @@ class Report:
                 if text := getattr(result, label):
                     lines += _block(label, text)
         if self.borrowed:
-            lines.append(
-                f"  NOTE   {', '.join(self.borrowed)}: write that yourself. The grader refuses it."
-            )
+            lines.append(f"  REFUSED  it uses {', '.join(self.borrowed)}")
+            lines += _block("hint", "Write that yourself: finished pieces get no points.")
         return "\n".join(lines)
 
     __str__ = __repr__
@@ -113,7 +129,7 @@ def _block(label: str, text: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Property:
-    """Something that holds for every right answer. `function` takes an input and the answers, and raises Wrong."""
+    """What holds for every right answer: `function` takes an input and answers, or raises Wrong."""
 
     name: str
     text: str
@@ -128,10 +144,13 @@ class Question:
     Attributes:
         name: also what its self-check is called.
         targets: the names that a student defines, in the order in which they are passed.
-        inputs: what the self-check tries. Each shows itself, by `str`, as the code that a student could type.
+        inputs: what the self-check tries. Each shows itself, by `str`, as the code that a student
+            could type.
         draw: makes an input from a random generator; the hidden tests try `draws` of them.
-        given: names that an answer may use, since an earlier question asked for them.
-        limit: processor seconds that a property may take on all its inputs together, and half the seconds on the clock.
+        given: what an answer may use, by name, since an earlier question asked for it. It stands in
+            for the student's while the answer is checked: a mistake costs its points once.
+        limit: seconds that a property may take on all its inputs together: many times what a right
+            answer needs, since machines are slow, and what is to be stopped never ends.
         slow: what to think about if that was too short.
     """
 
@@ -141,12 +160,12 @@ class Question:
     draw: Callable[[random.Random], Any]
     given: dict[str, Any] = field(default_factory=dict)
     draws: int = 4
-    limit: float = 4
+    limit: float = 10
     slow: str = "Is there a loop that never ends?"
     properties: list[Property] = field(default_factory=list)
 
     def property(self, name: str, text: str, hint: str = "") -> Callable[[Callable], Callable]:
-        """Add the decorated function; `hint` is for answers that raise an error there whose cause is not plain."""
+        """Add the decorated function; `hint` is for errors in it whose cause is not plain."""
 
         def add(function: Callable[..., None]) -> Callable[..., None]:
             self.properties.append(Property(name, text, function, hint))
@@ -155,9 +174,10 @@ class Question:
         return add
 
     def __call__(self, *answers: Any, seed: int | None = None) -> Report:
-        """Check `answers`, on inputs that are always the same, or on those that `seed` draws, and report."""
-        names = {name for answer in answers for name in borrowing.borrowed_by(answer, self.given)}
-        return Report(self.name, tuple(self.results(answers, seed)), seed, tuple(sorted(names)))
+        """Check `answers` on inputs that are always the same, or on those that `seed` draws."""
+        if grader is not None:
+            return grader(self, answers)
+        return Report(self.name, tuple(self.results(answers, seed)), seed)
 
     def results(self, answers: Sequence[Any], seed: int | None = None) -> Iterator[Result]:
         """The result of one property after the other, as they are found."""
@@ -170,27 +190,49 @@ class Question:
         if seed is not None:
             generator = random.Random(f"{seed} {self.name}")
             inputs = [self.draw(generator) for _ in range(self.draws)]
+        borrowed = {name for one in answers for name in borrowing.borrowed_by(one, self.given)}
         late = None
         for tried in self.properties:
-            result = late and failed(tried, "", *late) or _run(self, tried, inputs, answers)
-            if result.expected == time_text(self.limit):
-                late = result.expected, result.got, result.hint  # the others would loop as well
-            yield result
+            if late:  # the others would loop as well
+                yield replace(late, name=tried.name, text=tried.text, input="")
+                continue
+            with _in_place(self.given, answers), borrowing.watched(self.given) as used:
+                result = _run(self, tried, inputs, answers)
+            yield replace(result, borrowed=tuple(sorted(used | borrowed)))
+            late = result if result.late else None
+
+
+#: What is called in place of a check, with the question and the answers; set where a notebook is
+#: graded.
+grader: Callable[[Question, Sequence[Any]], Report] | None = None
 
 
 def failed(tried: Property, input: str, expected: str, got: str, hint: str) -> Result:
     return Result(tried.name, tried.text, False, input, expected, got, hint)
 
 
-def time_text(limit: float) -> str:
-    return f"an answer within {limit:g} seconds"
+@contextlib.contextmanager
+def _in_place(given: dict[str, Any], answers: Sequence[Any]) -> Iterator[None]:
+    """Where `answers` look up a name that is `given`, let them find what is given."""
+    functions = [function for answer in answers for function in borrowing.functions_of(answer)]
+    spaces = list({id(f.__globals__): f.__globals__ for f in functions}.values())
+    before = [{name: names[name] for name in given if name in names} for names in spaces]
+    for names in spaces:
+        names.update(given)
+    try:
+        yield
+    finally:
+        for names, old in zip(spaces, before, strict=True):
+            for name in given.keys() - old.keys():
+                names.pop(name, None)
+            names.update(old)
 
 
 def _run(
     question: Question, tried: Property, inputs: Sequence[Any], answers: Sequence[Any]
 ) -> Result:
     """Try a property on each input, up to the first on which it does not hold."""
-    printed, input = Printed(), ""
+    printed, input, late = Printed(), "", False
     try:
         with contained(printed, question.limit):
             for number, input in enumerate(inputs):
@@ -200,7 +242,8 @@ def _run(
     except Wrong as wrong:
         expected, got, hint = wrong.expected, wrong.got, wrong.hint or tried.hint
     except TimeIsUp:
-        expected, got, hint = time_text(question.limit), "still running", question.slow
+        expected, got, late = f"an answer within {question.limit:g} seconds", "still running", True
+        hint = question.slow
     except NotImplementedError as error:
         expected, got, hint = "an answer", _where(error), _hint(error) or f"{NOT_YET}."
     except Exception as error:  # noqa: BLE001 - an answer may raise anything
@@ -212,10 +255,11 @@ def _run(
         hint = "Leave a function with return, not with exit()."
     if printed.length > _SHOWN:
         hint += f" (Your code printed {printed.length} characters.)"
-    return failed(tried, str(input), expected, got, hint.strip())
+    return replace(failed(tried, str(input), expected, got, hint.strip()), late=late)
 
 
-#: How a hint begins where nothing may have been written yet. A report in which all hints do is this hint alone.
+#: How a hint begins where nothing may have been written yet. A report in which all hints do is this
+#: hint alone.
 NOT_YET = "Not answered yet"
 NO_RETURN = f"{NOT_YET}, or it ends without return."
 
@@ -225,14 +269,18 @@ _PLAIN = {
     'the required "forward"': "Is there a method that is called forward?",
     "before Module.__init__": "Call super().__init__() before anything is assigned to self.",
     "positional argument": "Take the arguments that the question names, in its order.",
-    "unexpected keyword argument": "Is the argument spelled as in the question, or in PyTorch's documentation?",
+    "unexpected keyword argument": (
+        "Is the argument spelled as in the question, or in PyTorch's documentation?"
+    ),
     "must be tuple of Tensors, not Tensor": "torch.cat joins a list or a tuple of tensors: [a, b].",
     "'list' object has no attribute": "A list does not have that. Should it be one tensor by then?",
-    "inplace operation": "An operation in place (x += …, x.relu_()) overwrites what the backward pass needs.",
+    "inplace operation": (
+        "An operation in place (x += …, x.relu_()) overwrites what the backward pass needs."
+    ),
 }
 
 
-def _text(error: BaseException) -> str:
+def text_of(error: BaseException) -> str:
     """What an error says, if it can."""
     try:
         return str(error).strip()
@@ -241,7 +289,7 @@ def _text(error: BaseException) -> str:
 
 
 def _hint(error: Exception) -> str:
-    text = _text(error)
+    text = text_of(error)
     for part, hint in _PLAIN.items():
         if part in text:
             return hint
@@ -254,7 +302,7 @@ def _hint(error: Exception) -> str:
 
 def _where(error: BaseException) -> str:
     """The error, and the line of the answer at which it came up: none of the frames is ours."""
-    text = f"{type(error).__name__}: {_text(error) or 'no message'}"[:_LONGEST]
+    text = f"{type(error).__name__}: {text_of(error) or 'no message'}"[:_LONGEST]
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         if not frame.filename.startswith((_PACKAGE, _TORCH, "<frozen")):
             line = frame.line or linecache.getline(frame.filename, frame.lineno or 0).strip()
@@ -277,39 +325,71 @@ class Printed(io.TextIOBase):
 
 @contextlib.contextmanager
 def contained(printed: Printed, limit: float) -> Iterator[None]:
-    """Take what is printed, leave the caller's random numbers and settings as they are, and stop what takes too long.
+    """Take what is printed, put back random numbers and settings, stop what takes too long.
 
-    The limit is `limit` seconds of the processor, since a busy machine is not the answer's fault, or twice that on the
-    clock. The alarms need the main thread, and Unix; elsewhere there is no limit. They ring again each second, for
-    answers that catch everything.
+    Everything runs in one thread: what is small is not faster in several, and many times slower
+    where there are more threads than free cores.
     """
-    alarms = {}
-    if hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread():
-        alarms = {
-            signal.SIGPROF: (signal.ITIMER_PROF, limit),
-            signal.SIGALRM: (signal.ITIMER_REAL, 2 * limit),
-        }
+    dtype, threads = torch.get_default_dtype(), torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with (
+            contextlib.redirect_stdout(printed),
+            contextlib.redirect_stderr(printed),
+            torch.random.fork_rng(devices=[]),
+            torch.enable_grad(),
+            time_limit(limit),
+        ):
+            yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_default_dtype(dtype)
+
+
+class Clock:
+    """Counts the seconds since it was made, for limits that hold on a busy machine.
+
+    While this thread computes, its seconds are those on the clock, however many other threads
+    compute as well. While it waits for a processor, or sleeps, `BUSY` seconds count as one.
+    """
+
+    BUSY = 5
+
+    def __init__(self) -> None:
+        self._begun = time.thread_time(), time.monotonic()
+
+    def seconds(self) -> float:
+        computed, passed = self._begun
+        return max(time.thread_time() - computed, (time.monotonic() - passed) / self.BUSY)
+
+
+@contextlib.contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """Raise TimeIsUp in the code inside when a :class:`Clock` has counted `seconds`.
+
+    It is raised again each second, for code that catches everything. A limit around this one stands
+    still meanwhile. Without Unix, and outside of the main thread, there is no limit.
+    """
+    if not hasattr(signal, "setitimer") or (
+        threading.current_thread() is not threading.main_thread()
+    ):
+        yield
+        return
+    inside, clock = True, Clock()
 
     def ring(*_: object) -> None:
-        raise TimeIsUp
+        if inside and clock.seconds() >= seconds:
+            raise TimeIsUp
 
-    dtype = torch.get_default_dtype()
-    with (
-        contextlib.redirect_stdout(printed),
-        contextlib.redirect_stderr(printed),
-        torch.random.fork_rng(devices=[]),
-        torch.enable_grad(),
-    ):
-        before = {number: signal.signal(number, ring) for number in alarms}
-        try:
-            for timer, seconds in alarms.values():
-                signal.setitimer(timer, seconds, 1)
-            yield
-        finally:
-            for number, (timer, _) in alarms.items():
-                signal.setitimer(timer, 0)
-                signal.signal(number, before[number])
-            torch.set_default_dtype(dtype)
+    handler = signal.signal(signal.SIGALRM, ring)
+    before = signal.setitimer(signal.ITIMER_REAL, seconds, 1)
+    try:
+        yield
+    finally:
+        inside = False
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, handler or signal.SIG_DFL)
+        signal.setitimer(signal.ITIMER_REAL, *before)
 
 
 # ------------------------------------------------------------------------- what properties say
@@ -364,7 +444,7 @@ def close(a: Tensor, b: Tensor, *, tolerance: float = 1e-4) -> bool:
 def same_values(
     got: Tensor, expected: Tensor, what: str, mistakes: dict[str, Callable[[], Tensor]]
 ) -> None:
-    """Raise unless `got` is `expected`; `mistakes` know, by the hint to give, what common mistakes would compute."""
+    """Raise unless `got` is `expected`; `mistakes` compute, by hint, what common mistakes give."""
     if close(got, expected):
         return
     for hint, mistaken in mistakes.items():

@@ -3,6 +3,7 @@
 All models stand in one process and take turns, so that a change of the machine's load or temperature meets all of them.
 """
 
+import copy
 import csv
 import ctypes
 import gc
@@ -23,6 +24,7 @@ from typing import Any
 import torch
 import torchvision
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from densenet_tutorial import memory, network
 from densenet_tutorial.utils import arguments, environment, files
@@ -50,6 +52,8 @@ class MemoryFigures:
         largest_batch: images that fit on the GPU for one step, to within an eighth.
         seconds: of the repeated steps, in order.
         ratio: the median of `seconds`, divided by that of the first model.
+        from_plain: how far the gradients are from our plain model's (:func:`gradient_distances`).
+        from_float64: how far they are from those that our plain model has in float64.
 
     What was not measured is ``None``, such as `peak` and `largest_batch` on a CPU.
     """
@@ -61,6 +65,8 @@ class MemoryFigures:
     largest_batch: int | None
     seconds: list[float]
     ratio: float
+    from_plain: float | None = None
+    from_float64: float | None = None
 
 
 @arguments.check(name=one_of(network.CONFIGS))
@@ -110,6 +116,7 @@ def compare_memory(
     x = torch.randn(shape, device=device)
     built = {label: build().to(device) for label, build in models(name).items()}
     seconds = _step_seconds(list(built.values()), x, repeats)
+    distances = {} if quick else gradient_distances(built, x)
     first = statistics.median(seconds[0])
 
     found = []
@@ -130,6 +137,7 @@ def compare_memory(
                 largest_batch=largest_batch,
                 seconds=times,
                 ratio=statistics.median(times) / first,
+                **distances.get(label, {}),
             )
         )
     return found
@@ -153,6 +161,44 @@ def _step_seconds(models: list[nn.Module], x: Tensor, repeats: int) -> list[list
             if i >= 0:
                 times.append(time.perf_counter() - start)
     return seconds
+
+
+def gradient_distances(models: dict[str, nn.Module], x: Tensor) -> dict[str, dict[str, float]]:
+    """How far the gradients of each model are from those of our plain one, and from float64.
+
+    All models get the weights of the one that is called "ours". The distance of two gradients is the
+    norm of their difference over the norm of the second; of a model, the median over its parameters.
+
+    Returns:
+        by label, ``from_plain`` and ``from_float64``.
+    """
+    plain = models["ours"]
+    labels = torch.arange(len(x), device=x.device) % plain.num_classes
+
+    def gradients(model: nn.Module, x: Tensor) -> list[Tensor]:
+        model.load_state_dict(plain.state_dict())
+        model.zero_grad()
+        F.cross_entropy(model(x), labels).backward()
+        found = [p.grad.double() for p in model.parameters()]
+        model.zero_grad()
+        return found
+
+    def distance(found: list[Tensor], others: list[Tensor]) -> float:
+        pairs = zip(found, others, strict=True)
+        return statistics.median(((a - b).norm() / b.norm()).item() for a, b in pairs if b.any())
+
+    start = copy.deepcopy(plain.state_dict())
+    exact = gradients(copy.deepcopy(plain).double(), x.double())
+    single = gradients(plain, x)
+    plain.load_state_dict(start)  # its running statistics have moved
+    found = {}
+    for label, model in models.items():
+        ours = single if model is plain else gradients(model, x)
+        found[label] = {
+            "from_plain": distance(ours, single),
+            "from_float64": distance(ours, exact),
+        }
+    return found
 
 
 def _wait(device: torch.device) -> None:
@@ -237,7 +283,13 @@ def memory_rows(figures: list[MemoryFigures], batch_size: int) -> list[tuple[str
     def mib(value: int | None) -> str:
         return "–" if value is None else f"{value / batch_size / _MIB:.1f}"
 
-    rows = [("Model", "Saved", "Resident", "Peak", "Batch", "Step, s", "from", "to", "Ratio")]
+    def distance(value: float | None) -> str:
+        return "–" if value is None else f"{value:.0e}" if value else "0"
+
+    rows = [
+        ("Model", "Saved", "Resident", "Peak", "Batch", "Step, s", "from", "to", "Ratio")
+        + ("From plain", "From float64")
+    ]
     for f in figures:
         times = (statistics.median(f.seconds), min(f.seconds), max(f.seconds))
         rows.append(
@@ -247,6 +299,8 @@ def memory_rows(figures: list[MemoryFigures], batch_size: int) -> list[tuple[str
                 "–" if f.largest_batch is None else str(f.largest_batch),
                 *(f"{value:.3f}" for value in times),
                 f"{f.ratio:.2f}",
+                distance(f.from_plain),
+                distance(f.from_float64),
             )
         )
     columns = [column for column in zip(*rows, strict=True) if set(column[1:]) != {"–"}]

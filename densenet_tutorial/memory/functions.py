@@ -471,7 +471,9 @@ def _with_statistics(
 ) -> Tensor:
     """Batch norm by the given mean and variance, written over x if `in_place`."""
     if not in_place:
-        return F.batch_norm(x, mean, var, weight, bias, False, 0.0, eps)
+        # Not F.batch_norm: in some versions it refuses an eps of 0, which scale and shift need.
+        cudnn = torch.backends.cudnn.enabled
+        return torch.batch_norm(x, weight, bias, mean, var, False, 0.0, eps, cudnn)
     out = (x, x.new_empty(0), x.new_empty(0))
     return torch.native_batch_norm(x, weight, bias, mean, var, False, 0.0, eps, out=out)[0]
 

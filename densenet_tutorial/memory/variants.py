@@ -139,9 +139,8 @@ class RecomputedSequential(Variant, nn.Sequential):
                 statistics = None
                 continue
             for module in part.modules() if isinstance(part, Stage) else [part]:
-                if isinstance(
-                    module, RecomputedDenseBlock | RecomputedSequential
-                ) and not is_watched(module):
+                ours = isinstance(module, (RecomputedDenseBlock, RecomputedSequential))
+                if ours and not is_watched(module):
                     x, statistics = module.compute(x, statistics)
                 else:
                     x, statistics = module(x), None
@@ -152,9 +151,9 @@ class RecomputedSequential(Variant, nn.Sequential):
         modules = list(self)
         while modules:
             if len(modules) < 3 or not (
-                isinstance(modules[0], nn.BatchNorm2d | nn.SyncBatchNorm)
+                isinstance(modules[0], (nn.BatchNorm2d, nn.SyncBatchNorm))
                 and isinstance(modules[1], nn.ReLU)
-                and isinstance(modules[2], nn.Conv2d | nn.MaxPool2d)
+                and isinstance(modules[2], (nn.Conv2d, nn.MaxPool2d))
             ):
                 yield modules.pop(0)
                 continue

@@ -19,6 +19,8 @@ from densenet_tutorial.utils import arguments
 #: Written into every checkpoint of ours, so that a file of another kind is recognised.
 CHECKPOINT_FORMAT = "densenet-tutorial checkpoint 1"
 
+_STATE_DICT = arguments.instance_of(Mapping, "a state dict")
+
 #: How the note on tensors that were not taken begins.
 LEFT_OUT = "left out"
 
@@ -337,6 +339,7 @@ def _described(content: Any, paths: Sequence[_Path]) -> str:
     return f"it is a {type(content).__name__}"
 
 
+@arguments.check(state_dict=_STATE_DICT, allow_nan=arguments.boolean)
 def check_values(state_dict: Mapping[str, Tensor], allow_nan: bool = False) -> None:
     """Refuse weights that no network can compute with.
 
@@ -394,6 +397,7 @@ class Architecture:
         return count + channels * num_classes
 
 
+@arguments.check(state_dict=_STATE_DICT)
 def architecture(state_dict: Mapping[str, Tensor]) -> Architecture:
     """The architecture that `state_dict`, in torchvision's layout, belongs to.
 
@@ -428,6 +432,7 @@ def architecture(state_dict: Mapping[str, Tensor]) -> Architecture:
 # ------------------------------------------------------------------------------ fitting
 
 
+@arguments.check(state_dict=_STATE_DICT, like=_STATE_DICT)
 def adapt_state_dict(
     state_dict: Mapping[str, Tensor],
     like: Mapping[str, Tensor],

@@ -169,7 +169,8 @@ def read(
     if isinstance(weights, Weights):
         return weights
     if isinstance(weights, Mapping):
-        return _found("the state dict", weights, allow_nan)
+        with _about("the state dict"):
+            return _found("the state dict", weights, allow_nan)
     if isinstance(weights, enum.Enum):
         model = _torchvisions(weights)
         if name not in (None, model):
@@ -188,21 +189,24 @@ def read(
 
 
 def _found(source: str, content: Any, allow_nan: bool) -> Weights:
-    with _about(source):
-        config = None
-        if layouts.is_checkpoint(content):
-            config = dict(content["config"])
-            parts = {part: config.get(part) for part in ("model", "dataset")}
-            strange = [k for k, v in parts.items() if not isinstance(v, (Mapping, type(None)))]
-            if strange or not isinstance((parts["model"] or {}).get("name", ""), str):
-                what = (strange or ["model"])[0]
-                raise ValueError(f"what it says of its {what} is no configuration")
-            content = content["model"]
-        state_dict, notes = convert_state_dict(content)
-        layouts.check_values(state_dict, allow_nan)
+    config = None
+    if layouts.is_checkpoint(content):
+        config = dict(content["config"])
+        parts = {part: config.get(part) for part in ("model", "dataset")}
+        strange = [k for k, v in parts.items() if not isinstance(v, (Mapping, type(None)))]
+        if strange or not isinstance((parts["model"] or {}).get("name", ""), str):
+            what = (strange or ["model"])[0]
+            raise ValueError(f"what it says of its {what} is no configuration")
+        content = content["model"]
+    state_dict, notes = convert_state_dict(content)
+    layouts.check_values(state_dict, allow_nan)
     return Weights(source, state_dict, config, notes)
 
 
+@arguments.check(
+    weights=arguments.instance_of(Weights, "what weights.read returned"),
+    like=arguments.instance_of(Mapping, "a state dict"),
+)
 def adapt(
     weights: Weights,
     like: Mapping[str, Tensor],

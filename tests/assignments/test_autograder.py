@@ -1,4 +1,4 @@
-"""The autograders, as otter runs them: a folder of submissions of the first assignment becomes a CSV."""
+"""The autograders, as otter runs them: a folder of submissions becomes a CSV."""
 
 import csv
 import json
@@ -15,6 +15,14 @@ ROOT = Path(__file__).resolve().parents[2]
 SEED = assignments.seed_of(SECRET, "layers")
 FULL = {name: sum(worth) for name, worth in points("layers").items()}
 FORWARD = "    def forward(self, inputs):\n"
+ADDED = """
+def add_to_class(Class):
+    return lambda method: setattr(Class, method.__name__, method)
+
+
+@add_to_class(DenseLayer)
+def forward(self, inputs):
+"""
 
 
 def notebook(cells):
@@ -32,17 +40,22 @@ def with_change(old, new, more=""):
     return notebook([cell.replace(old, new) for cell in cells] + [more])
 
 
-def first_line(code):
-    """The solution, with `code` as the first line of DenseLayer.forward."""
-    return with_change(FORWARD, f"{FORWARD}        {code}\n", "while True:\n    pass")
+def first_line(code, more=""):
+    """The solution, with `code` as the first line of DenseLayer.forward, and a cell at the end."""
+    return with_change(FORWARD, f"{FORWARD}        {code}\n", more)
 
 
 SUBMISSIONS = {
     "solution.ipynb": notebook(solution("layers")),
     "blank.ipynb": notebook(blank("layers")),
-    "loops for ever.ipynb": first_line("while True: pass"),
+    "loops for ever.ipynb": first_line("while True: pass", "while True:\n    pass"),
     "exits.ipynb": first_line("import os; os._exit(0)"),
-    "tampers.ipynb": first_line("torch.allclose = torch.equal = lambda *a, **k: True"),
+    "everything imported.ipynb": with_change(
+        "class DenseLayer(nn.Module):",
+        "from densenet_tutorial import *\n\n\nclass DenseLayer(nn.Module):",
+    ),
+    "a scratch name.ipynb": with_change(FORWARD, FORWARD, "F = nn = torch = 1"),
+    "methods added later.ipynb": with_change(FORWARD, ADDED),
     "prints a megabyte.ipynb": with_change(
         FORWARD, f"{FORWARD}        print('x' * 2**20)\n", "print('x' * 2**20)\nexit()"
     ),
@@ -56,7 +69,8 @@ SUBMISSIONS = {
     ),
     # The process that grades is the parent of the server that is the parent of this.
     "kills what grades it.ipynb": first_line(
-        "import os, pathlib; os.kill(int(pathlib.Path(f'/proc/{os.getppid()}/stat').read_text().rsplit(')')[1].split()[1]), 9)"
+        "import os, pathlib; stat = pathlib.Path(f'/proc/{os.getppid()}/stat').read_text(); "
+        "os.kill(int(stat.rsplit(')')[1].split()[1]), 9)"
     ),
     "speaks no UTF-8.ipynb": first_line("raise ValueError('\\ud83d')"),
     "a student's folder/no metadata.ipynb": json.dumps(
@@ -83,7 +97,9 @@ LOST = {  # the questions that each loses, if it does not lose all of one or ano
     "blank.ipynb": set(FULL),
     "loops for ever.ipynb": {"dense_layer"},
     "exits.ipynb": {"dense_layer"},
-    "tampers.ipynb": {"dense_layer"},
+    "everything imported.ipynb": set(),
+    "a scratch name.ipynb": set(),
+    "methods added later.ipynb": set(),
     "prints a megabyte.ipynb": set(),
     "no padding.ipynb": {"dense_layer"},
     "syntax error.ipynb": {"transition"},
@@ -135,15 +151,11 @@ def test_blank_gets_at_most_five_percent_and_the_solution_everything(rows):
     assert float(rows["solution.ipynb"]["percent"]) == 100
 
 
-@pytest.mark.parametrize("name", ["loops for ever", "exits", "tampers"])
+@pytest.mark.parametrize("name", ["loops for ever", "exits"])
 def test_what_a_hostile_answer_lost_is_its_whole_question(rows, graded, name):
     assert float(rows[f"{name}.ipynb"]["dense_layer"]) == 0
     said = (graded / "layers" / f"{name}.txt").read_text(encoding="utf-8")
-    cause = {
-        "loops for ever": "never ends",
-        "exits": "ended the process",
-        "tampers": "torch.allclose",
-    }
+    cause = {"loops for ever": "never ends", "exits": "ended the process"}
     assert cause[name] in said
 
 
@@ -154,8 +166,18 @@ def test_every_grade_says_how_to_get_it_again(rows, graded):
     assert "padding" in said
 
 
-def test_each_is_graded_in_two_minutes(rows):
-    assert max(float(row["seconds"]) for row in rows.values()) < 120
+def test_a_table_of_points_fills_a_gradebook(tmp_path):
+    """As it is joined from tables of one submission each; one that could not be graded has none."""
+    table = (
+        "submission,points,problem\nada_11_7_layers.ipynb,34,\nbob_12_8_layers.ipynb,,no notebook\n"
+    )
+    (tmp_path / "all.csv").write_text(table)
+    (tmp_path / "book.csv").write_text("Student,ID,First (4)\nAda,11,\nBob,12,3\n")
+    given = [str(tmp_path / "all.csv"), "--canvas", str(tmp_path / "book.csv")]
+    grade.main(["layers", *given, "--column", "First (4)"])
+    filled = (tmp_path / "all-canvas.csv").read_text()
+    assert filled == "Student,ID,First (4)\nAda,11,34\nBob,12,3\n"
+    assert (tmp_path / "all.csv").read_text() == table
 
 
 def test_another_secret_gives_other_hidden_tests():

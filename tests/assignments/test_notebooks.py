@@ -1,10 +1,9 @@
-"""The students' notebooks, blank and solved, run from top to bottom: in Jupyter, and with torch and the package alone."""
+"""The students' notebooks, blank and solved, in Jupyter and with torch and the package alone."""
 
 import json
 import re
 import subprocess
 import sys
-import time
 from importlib import metadata
 from pathlib import Path
 
@@ -14,10 +13,11 @@ import pytest
 from masters import ASSIGNMENTS
 from packaging.requirements import Requirement
 
-LIMIT = 180  # seconds
+LIMIT = 600  # seconds, after which something hangs
 REPORT = re.compile(r"^\w+: (\d+) of (\d+) right", re.MULTILINE)
 
-# What IPython does, as far as these notebooks need it: run the cells, show the value of a last expression.
+# What IPython does, as far as these notebooks need it: run the cells, show the value of a last
+# expression.
 RUN = """
 import ast, json, sys
 
@@ -43,9 +43,7 @@ def reports(text):
 @pytest.mark.parametrize("name", ASSIGNMENTS)
 def test_runs_from_top_to_bottom(made, name, version):
     notebook = notebooks.read(made / name / version / f"{name}.ipynb")
-    start = time.perf_counter()
     nbclient.NotebookClient(notebook, timeout=LIMIT, kernel_name="python3").execute()
-    assert time.perf_counter() - start < LIMIT
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     assert not [output for output in outputs if output.output_type == "error"]
     said = "\n".join(o.get("text", "") + o.get("data", {}).get("text/plain", "") for o in outputs)

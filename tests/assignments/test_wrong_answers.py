@@ -14,7 +14,7 @@ SLOW = {"train", "fine_tune"}  # graded only where the answer to them is the wro
 
 
 def changed(assignment, name, changes):
-    """The cells of the solution, with `changes` in the one that answers the question; each changes something."""
+    """The cells of the solution, with `changes` in the one that answers the question."""
     (question,) = (q for q in check.ASSIGNMENTS[assignment] if q.name == name)
     defines = re.compile(rf"^(class|def) {question.targets[0]}\b", re.MULTILINE)
     cells = solution(assignment)

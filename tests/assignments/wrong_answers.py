@@ -8,7 +8,8 @@ _LAYER_FORWARD = """x = self.conv1(F.relu(self.norm1(x)))
         x = self.conv2(F.relu(self.norm2(x)))"""
 _BLOCK_FORWARD = """features = [x]
         for layer in self.children():
-            features.append(layer(features))
+            # A new list each time: a layer may keep the one that it was given.
+            features = features + [layer(features)]
         return torch.cat(features, 1)"""
 
 _PART = """torch.nn.functional.dropout(layer.conv2(layer.norm2(checkpoint(
@@ -16,7 +17,17 @@ _PART = """torch.nn.functional.dropout(layer.conv2(layer.norm2(checkpoint(
 _OLD_HEAD = """old = model.classifier
     old.weight = nn.Parameter(torch.randn(num_classes, old.in_features))
     old.bias = nn.Parameter(torch.zeros(num_classes))"""
-_CHECKPOINT = "checkpoint(layer, features, use_reentrant=False)"
+_CHECKPOINT = "checkpoint(lambda *tensors: layer(list(tensors)), *features, use_reentrant=False)"
+_ONCE = """lambda *tensors: layer(list(tensors)),
+        *features,"""
+_TORCHVISION = """import torchvision.models as m
+
+
+def DenseNet(growth_rate, block_config, num_init_features, bn_size, num_classes):
+    return m.DenseNet(growth_rate, block_config, num_init_features, bn_size, 0, num_classes)
+
+
+class Mine(nn.Module):"""
 
 WRONG = [
     # ------------------------------------------------------------------------------ layers
@@ -28,12 +39,12 @@ WRONG = [
     ("layers", "channels", "forgets the block's input",
      [("return num_input_features + num_layers * growth_rate", "return num_layers * growth_rate")],
      "part of its output"),
-    ("layers", "channels", "rounds up", [("int(channels * compression)", "-int(-channels * compression // 1)")],
+    ("layers", "channels", "rounds up", [("int(channels * compression + 1e-9)", "-int(-channels * compression // 1)")],
      "rounded down"),
     ("layers", "channels", "rounds to the nearest", [("int(channels", "round(channels")], "rounded down"),
-    ("layers", "channels", "does not round", [("int(channels * compression)", "channels * compression")], "no int"),
-    ("layers", "channels", "halves always", [("int(channels * compression)", "channels // 2")], "rounded down"),
-    ("layers", "channels", "drops the share", [("int(channels * compression)", "int(channels * (1 - compression))")],
+    ("layers", "channels", "does not round", [("int(channels * compression + 1e-9)", "channels * compression")], "no int"),
+    ("layers", "channels", "halves always", [("int(channels * compression + 1e-9)", "channels // 2")], "rounded down"),
+    ("layers", "channels", "drops the share", [("int(channels * compression + 1e-9)", "int(channels * (1 - compression))")],
      "rounded down"),
     ("layers", "channels", "returns a range",
      [("[num_input_features + i * growth_rate for i in range(num_layers)]",
@@ -102,7 +113,7 @@ WRONG = [
      "In which order does DenseLayer"),
     ("layers", "dense_block", "no dropout", [("bn_size, drop_rate)\n            self", "bn_size, 0.0)\n            self")],
      "Where does drop_rate go"),
-    ("layers", "dense_block", "cuts the gradient", [("layer(features))", "layer([part.detach() for part in features]))")],
+    ("layers", "dense_block", "cuts the gradient", [("[layer(features)]", "[layer([part.detach() for part in features])]")],
      "Is there detach"),
     ("layers", "dense_block", "stores the layers twice",
      [("for i in range(num_layers):", "self.all = nn.ModuleList()\n        for i in range(num_layers):"),
@@ -114,7 +125,7 @@ WRONG = [
       (_BLOCK_FORWARD, "for layer in self.children():\n            x = x + layer(x)\n        return x")],
      "Addition keeps"),
     ("layers", "dense_block", "new features before old ones",
-     [("features.append(layer(features))", "features.insert(0, layer(features))")], "[new, old]"),
+     [("features = features + [layer(features)]", "features = [layer(features)] + features")], "[new, old]"),
     ("layers", "dense_block", "layers in a Python list",
      [("for i in range(num_layers):", "self.all = []\n        for i in range(num_layers):"),
       ('self.add_module(f"denselayer{i + 1}", layer)', "self.all.append(layer)"), ("self.children()", "self.all")],
@@ -142,7 +153,12 @@ WRONG = [
     ("layers", "transition", "3x3 pooling", [("kernel_size=2, stride=2)", "kernel_size=3, stride=2, padding=1)")],
      "How many numbers"),
     ("layers", "transition", "cuts the gradient", [("self.norm(x)", "self.norm(x).detach()")], "Is there detach"),
+    ("layers", "dense_layer", "inherits from the package's",
+     [("class DenseLayer(nn.Module):", "import densenet_tutorial\n\n\nclass DenseLayer(densenet_tutorial.DenseLayer):")],
+     "it uses densenet_tutorial.layers.DenseLayer"),
     # ------------------------------------------------------------------------------ network
+    ("network", "dense_net", "returns torchvision's", [("class DenseNet(nn.Module):", _TORCHVISION)],
+     "it uses torchvision.models.densenet.DenseNet"),
     ("network", "dense_net", "softmax at the end", [("self.classifier(x.mean(dim=(2, 3)))", "self.classifier(x.mean(dim=(2, 3))).softmax(1)")],
      "softmax"),
     ("network", "dense_net", "global maximum for average", [("x.mean(dim=(2, 3))", "x.amax(dim=(2, 3))")], "largest value"),
@@ -223,6 +239,9 @@ WRONG = [
     # ------------------------------------------------------------------------------ memory
     ("memory", "saved_bytes", "counts parameters and input",
      [("for tensor in (x, *model.parameters(), *model.buffers())", "for tensor in ()")], "once and whole"),
+    ("memory", "saved_bytes", "leaves it to the package",
+     [("    there = {", "    from densenet_tutorial import memory\n\n    return memory.saved_activation_bytes(model, x)\n    there = {")],
+     "it uses densenet_tutorial.memory"),
     ("memory", "saved_bytes", "counts the input", [("(x, *model.parameters()", "(*model.parameters()")],
      "storages of the input are there anyway"),
     ("memory", "saved_bytes", "leaves tensors out, not storages",
@@ -239,16 +258,18 @@ WRONG = [
     ("memory", "checkpointed", "reentrant checkpoint on a list",
      [(_CHECKPOINT, "checkpoint(layer, features, use_reentrant=True)")], "hides its tensors"),
     ("memory", "checkpointed", "reentrant checkpoint on tensors",
-     [(_CHECKPOINT, "checkpoint(lambda *tensors: layer(list(tensors)), *features, use_reentrant=True)")],
+     [("use_reentrant=False", "use_reentrant=True")],
      "Is use_reentrant=False set?"),
     ("memory", "checkpointed", "joins the features before the checkpoint",
-     [("layer, features, use", "layer, torch.cat(features, 1), use")], "inputs are kept"),
+     [(_CHECKPOINT, "checkpoint(layer, torch.cat(features, 1), use_reentrant=False)")], "inputs are kept"),
+    ("memory", "checkpointed", "holds on to the block's list",
+     [(_CHECKPOINT, "checkpoint(layer, features, use_reentrant=False)")], "appends to its list before it goes backward"),
     ("memory", "checkpointed", "checkpoints a part of the layer",
      [(_CHECKPOINT, _PART)], "the whole of it"),
     ("memory", "checkpointed", "draws dropout anew",
      [("use_reentrant=False", "use_reentrant=False, preserve_rng_state=False")], "same dropout"),
     ("memory", "checkpointed", "cuts the gradient of the features",
-     [("layer, features, use", "layer, [feature.detach() for feature in features], use")], "gradient of"),
+     [("*features", "*(feature.detach() for feature in features)")], "gradient of"),
     ("memory", "count_updates", "no backward pass", [(".sum().backward()", "")], "Is backward called"),
     ("memory", "count_updates", "a number from the text",
      [("return layer.norm1.num_batches_tracked.item() - before", "return 2")], "2"),
@@ -259,13 +280,15 @@ WRONG = [
     ("memory", "count_updates", "resets the statistics", [("    before =", "    layer.norm1.reset_running_stats()\n    before =")],
      "reset nothing"),
     ("memory", "checkpointed_once", "no checkpoint",
-     [("checkpoint(\n        layer,\n        features,", "(lambda *_, **__: layer(features))(\n        layer,\n        features,")],
+     [("checkpoint(\n", "(lambda *_, **__: layer(features))(\n")],
      "Nothing is computed again"),
     ("memory", "checkpointed_once", "buffers moved twice",
      [("        context_fn=lambda: (nullcontext(), buffers_stay(layer)),\n", "")], "updates its running statistics again"),
     ("memory", "checkpointed_once", "two managers, and no function",
      [("lambda: (nullcontext(), buffers_stay(layer))", "(nullcontext(), buffers_stay(layer))")],
      "function without arguments"),
+    ("memory", "checkpointed_once", "holds on to the block's list", [(_ONCE, "layer,\n        features,")],
+     "appends to its list before it goes backward"),
     ("memory", "checkpointed_once", "evaluation mode in the second pass",
      [("    try:\n        yield\n    finally:", "    layer.eval()\n    try:\n        yield\n    finally:\n        layer.train()")],
      "statistics of the batch"),
@@ -337,5 +360,5 @@ WRONG = [
       ("model.classifier(features)", "model(images)"), ("range(100)", "range(3)")], "head's parameters alone"),
     ("pretrained", "fine_tune", "the head is not trained", [("optimizer.step()", "pass")], "classifier has not changed"),
     ("pretrained", "fine_tune", "computes the features in every step",
-     [("model.classifier(features)", "model(images)"), ("range(100)", "range(1000)")], "how often do they have to be computed"),
+     [("model.classifier(features)", "model(images)"), ("range(100)", "range(100000)")], "how often do they have to be computed"),
 ]  # fmt: skip

@@ -71,6 +71,7 @@ def batch(kind: type[Kind], cases: list[str], until: float) -> dict[str, tuple[s
     read, write = os.pipe()
     pid = os.fork()
     if pid == 0:
+        status = 1
         try:
             os.close(read)
             quiet = os.open(os.devnull, os.O_WRONLY)
@@ -82,8 +83,9 @@ def batch(kind: type[Kind], cases: list[str], until: float) -> dict[str, tuple[s
                     if time.monotonic() > until and case != cases[0]:  # each kind has its turn
                         break
                     print(case, *map(repr, outcome(made, case)), sep="\t", file=report, flush=True)
+            status = 0
         finally:
-            os._exit(0)
+            os._exit(status)
     os.close(write)
     outcomes, text = {}, ""
     with os.fdopen(read) as report:
@@ -92,9 +94,9 @@ def batch(kind: type[Kind], cases: list[str], until: float) -> dict[str, tuple[s
             outcomes[case] = eval(word), eval(detail)  # reprs of strings
         if text:
             os.kill(pid, signal.SIGKILL)
-    status = os.waitpid(pid, 0)[1]
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     if text or status:
-        what = "no end" if text else f"killed by signal {status}"
+        what = "no end" if text else f"its process ended with status {status}"
         outcomes[next(case for case in cases if case not in outcomes)] = "wrong", what
     return outcomes
 

@@ -1,6 +1,7 @@
 """Files of weights, checkpoints of ours that are read as weights, and state dicts."""
 
 import copy
+import importlib.util
 import io
 import pickle
 import pickletools
@@ -434,4 +435,6 @@ def value(random: Random):
     )
 
 
-KINDS = [Archives, Records, Chains, Safetensors, Pickles, StateDicts, Checkpoints]
+KINDS = [Archives, Records, Chains, Pickles, StateDicts, Checkpoints]
+if importlib.util.find_spec("safetensors"):
+    KINDS.append(Safetensors)

@@ -140,8 +140,9 @@ def module(value: Any, name: str) -> nn.Module:
 def same_parameters(got: nn.Module, expected: nn.Module, hints: dict[str, str]) -> None:
     """Raise unless both have parameters and buffers of the same names and shapes.
 
-    `hints` say what it means if a name is "extra", or if the first name, in the order of `expected`, that is not right
-    is "missing" or has another "shape". Their keys are patterns for such a word and the name; the first that fits counts.
+    `hints` say what it means if a name is "extra", or if the first name, in the order of
+    `expected`, that is not right is "missing" or has another "shape". Their keys are patterns for
+    such a word and the name; the first that fits counts.
     """
     ours = {name: tuple(value.shape) for name, value in expected.state_dict().items()}
     theirs = {name: tuple(value.shape) for name, value in got.state_dict().items()}
@@ -197,7 +198,7 @@ def with_weights(got: nn.Module, expected: nn.Module, hints: dict[str, str]) -> 
 
 
 def applied(module: nn.Module, x: Tensor | list[Tensor]) -> tuple[Tensor, dict[str, Any]]:
-    """What `module` makes of `x`, and by name the gradients of what it is computed from; raise if it changes `x`."""
+    """What `module` makes of `x`, and the gradients by name; raise if it changes `x`."""
     leaves = [part.clone().requires_grad_() for part in ([x] if isinstance(x, Tensor) else x)]
     parts = [leaf.clone() for leaf in leaves]
     handed = parts[0] if isinstance(x, Tensor) else list(parts)
@@ -218,14 +219,17 @@ def applied(module: nn.Module, x: Tensor | list[Tensor]) -> tuple[Tensor, dict[s
 
 
 def same_gradients(got: dict[str, Any], expected: dict[str, Any]) -> None:
-    """Raise unless gradients are alike. (A ReLU whose input is nearly 0 may differ: they need not be the same.)"""
+    """Raise unless gradients are alike: where a ReLU reads nearly 0, they need not be the same."""
     for name, ours in expected.items():
         theirs = got.get(name)
         if theirs is None or (theirs - ours).norm() > 0.1 * ours.norm() + 1e-6:
             raise Wrong(
                 f"the gradient of {name}",
                 "none" if theirs is None else "another one",
-                "The output is right, and what flows back from it is not. Is there detach, no_grad or .data?",
+                (
+                    "The output is right, and what flows back from it is not. Is there detach, "
+                    "no_grad or .data?"
+                ),
             )
 
 
@@ -236,13 +240,19 @@ def same_function(
     what: str,
     mistakes: dict[str, Callable[[], Tensor]],
 ) -> None:
-    """Raise unless both compute the same, forward and backward, in either mode; `mistakes` as for same_values."""
+    """Raise unless both compute the same, forward and backward, in either mode.
+
+    `mistakes` are those of :func:`densenet_tutorial.check.engine.same_values`.
+    """
     for training in (False, True):
         for part in (answer, reference):
             part.train(training)
         (got, gradients), (expected, ours) = applied(answer, x), applied(reference, x)
         if training and not engine.close(got, expected):
-            hint = "After .eval() that is right. Is something dropped although drop_rate is 0, or does a norm not know the mode?"
+            hint = (
+                "After .eval() that is right. Is something dropped although drop_rate is 0, or "
+                "does a norm not know the mode?"
+            )
             raise Wrong(f"in training mode as well: {what}", "other numbers", hint)
         others = {
             "In training mode that would be right. How does a norm learn of .eval()?": lambda: (
@@ -266,8 +276,9 @@ class Layer:
 
     def __str__(self) -> str:
         return (
-            f"DenseLayer(num_input_features={self.num_input_features}, growth_rate={self.growth_rate}, "
-            f"bn_size={self.bn_size}, drop_rate={self.drop_rate}), a tensor {tuple(self.x().shape)}"
+            f"DenseLayer(num_input_features={self.num_input_features}, "
+            f"growth_rate={self.growth_rate}, bn_size={self.bn_size}, drop_rate={self.drop_rate}), "
+            f"a tensor {tuple(self.x().shape)}"
         )
 
     def x(self) -> Tensor:
@@ -303,16 +314,24 @@ dense_layer = Question(
 
 #: For an error that nothing explains, and for values that no known mistake computes.
 _STEPS = (
-    "Go through it step by step: how many channels come in and go out, and does each step do what the "
-    "question says?"
+    "Go through it step by step: how many channels come in and go out, and does each step do what "
+    "the question says?"
 )
 _LAYER_HINTS = {
-    "extra conv?.bias": "The convolutions have no bias: a norm follows, and takes away what a bias adds.",
-    "* norm1.*": "A norm has as many channels as the tensor that it is given. In a dense layer it stands "
-    "before the convolution: what does norm1 see?",
-    "* conv1.*": "conv1 makes the bottleneck: how large is its kernel, and how many channels come out?",
-    "* norm2.*": "A norm has as many channels as the tensor that it is given. norm2 stands before conv2.",
-    "* conv2.*": "conv2 reads the bottleneck: how large is its kernel, and how many channels come out?",
+    "extra conv?.bias": (
+        "The convolutions have no bias: a norm follows, and takes away what a bias adds."
+    ),
+    "* norm1.*": "A norm has as many channels as the tensor that it is given. In a dense layer it "
+    "stands before the convolution: what does norm1 see?",
+    "* conv1.*": (
+        "conv1 makes the bottleneck: how large is its kernel, and how many channels come out?"
+    ),
+    "* norm2.*": (
+        "A norm has as many channels as the tensor that it is given. norm2 stands before conv2."
+    ),
+    "* conv2.*": (
+        "conv2 reads the bottleneck: how large is its kernel, and how many channels come out?"
+    ),
 }
 
 
@@ -322,11 +341,14 @@ def _shape(layer: Layer, DenseLayer: Any) -> None:
     got = engine.tensor(layer.answer(DenseLayer)(x), "DenseLayer.forward")
     n, c_in, h, w = x.shape
     k = layer.growth_rate
-    new = "The layer returns the new features alone; joining them with the old ones is the block's task."
+    new = (
+        "The layer returns the new features alone; joining them with the old ones is the block's "
+        "task."
+    )
     hints = {
         (k, h - 2, w - 2): "A 3x3 convolution loses a pixel on each side. What makes up for it?",
-        (k, h + 2, w + 2): "Padding belongs to the 3x3 convolution alone: around a 1x1 convolution "
-        "it adds a border.",
+        (k, h + 2, w + 2): "Padding belongs to the 3x3 convolution alone: around a 1x1 "
+        "convolution it adds a border.",
         (c_in + k, h, w): new,
         (c_in, h, w): f"Adding new to old features is what a residual network does. {new}",
         (layer.bn_size * k, h, w): "That is the width of the bottleneck: is conv2 applied?",
@@ -374,7 +396,10 @@ def _mistakes(r: layers.DenseLayer, x: Tensor) -> dict[str, Callable[[], Tensor]
 @dense_layer.property(
     "list",
     "takes one tensor, or a list of tensors that it concatenates",
-    "This is tried with a list of two tensors. How does forward tell it from a tensor, and join it?",
+    (
+        "This is tried with a list of two tensors. How does forward tell it from a tensor, and "
+        "join it?"
+    ),
 )
 def _(layer: Layer, DenseLayer: Any) -> None:
     answer = with_weights(layer.answer(DenseLayer), layer.reference(), _LAYER_HINTS).eval()
@@ -430,9 +455,9 @@ class DenseBlockInput:
 
     def __str__(self) -> str:
         return (
-            f"DenseBlock(num_layers={self.num_layers}, num_input_features={self.num_input_features}, "
-            f"bn_size={self.bn_size}, growth_rate={self.growth_rate}, drop_rate=0.0) "
-            f"and a tensor {tuple(self.x().shape)}"
+            f"DenseBlock(num_layers={self.num_layers}, "
+            f"num_input_features={self.num_input_features}, bn_size={self.bn_size}, "
+            f"growth_rate={self.growth_rate}, drop_rate=0.0) and a tensor {tuple(self.x().shape)}"
         )
 
     def x(self) -> Tensor:
@@ -442,16 +467,7 @@ class DenseBlockInput:
         return self.num_layers, self.num_input_features, self.bn_size, self.growth_rate
 
     def answer(self, DenseBlock: Any, drop_rate: float = 0.0) -> nn.Module:
-        """The student's block, of our layers, as in grading: a mistake in question 2 does no harm here."""
-        names = getattr(getattr(DenseBlock, "__init__", None), "__globals__", {})
-        theirs = names.get("DenseLayer")
-        try:
-            if theirs is not None:
-                names["DenseLayer"] = layers.DenseLayer
-            return module(DenseBlock(*self._arguments(), drop_rate), "DenseBlock")
-        finally:
-            if theirs is not None:
-                names["DenseLayer"] = theirs
+        return module(DenseBlock(*self._arguments(), drop_rate), "DenseBlock")
 
     def reference(self) -> layers.DenseBlock:
         return randomise(layers.DenseBlock(*self._arguments(), 0.0))
@@ -472,8 +488,8 @@ dense_block = Question(
 )
 
 _COUNT = (
-    "How many channels does each layer see? Count by hand for layer 3: the block's input, and what two "
-    "layers have added."
+    "How many channels does each layer see? Count by hand for layer 3: the block's input, and "
+    "what two layers have added."
 )
 _BLOCK_HINTS = {
     "shape denselayer*.norm1.*": _COUNT,
@@ -521,9 +537,10 @@ def _(block: DenseBlockInput, DenseBlock: Any) -> None:
     answer = with_weights(block.answer(DenseBlock), reference, _BLOCK_HINTS)
     pieces = reference.eval()(x).split([x.shape[1]] + [block.growth_rate] * block.num_layers, 1)
     mistakes = {
-        "The order is [new, old]. Old features come first, or published weights predict nonsense.": (
-            lambda: _new_first(reference, x)
-        ),
+        (
+            "The order is [new, old]. Old features come first, or published weights predict "
+            "nonsense."
+        ): (lambda: _new_first(reference, x)),
         "The input is not the first thing in the output.": lambda: torch.cat(
             [*pieces[1:], pieces[0]], 1
         ),
@@ -549,8 +566,14 @@ def _(block: DenseBlockInput, DenseBlock: Any) -> None:
     if zeros.shape != expected.shape or (zeros - expected).abs().max() > 0.1:
         first = x.shape[1]
         raise Wrong(
-            "with drop_rate=0.5 instead, in training: about 50 % zeros among the new features, none in the input's",
-            f"{zeros[first:].mean():.0%} among the new features, {zeros[:first].mean():.0%} in the input's",
+            (
+                "with drop_rate=0.5 instead, in training: about 50 % zeros among the new "
+                "features, none in the input's"
+            ),
+            (
+                f"{zeros[first:].mean():.0%} among the new features, {zeros[:first].mean():.0%} in "
+                "the input's"
+            ),
             "Where does drop_rate go, and what is dropped by whom?",
         )
 
@@ -613,8 +636,8 @@ def _(given: TransitionInput, Transition: Any) -> None:
             c_out,
             -(-h // 2),
             -(-w // 2),
-        ): "What becomes of the last row if the height is odd? Is the "
-        "pooling 2x2, with stride 2 and no padding?",
+        ): "What becomes of the last row if the height is odd? Is the pooling 2x2, with stride 2 "
+        "and no padding?",
         (c_out, h, w): "Where is the 2x2 average pooling?",
         (c_in, h // 2, w // 2): "The 1x1 convolution changes the number of channels.",
         (c_out, h - 1, w - 1): "The pooling needs stride 2.",
@@ -647,9 +670,9 @@ def _(given: TransitionInput, Transition: Any) -> None:
         "The ReLU stands in another place: norm, ReLU, convolution.": lambda: F.relu(
             r.pool(r.conv(r.norm(x)))
         ),
-        "Does the pooling come before the ReLU? An average of both signs is another number.": lambda: (
-            r.conv(F.relu(r.pool(r.norm(x))))
-        ),
+        (
+            "Does the pooling come before the ReLU? An average of both signs is another number."
+        ): lambda: r.conv(F.relu(r.pool(r.norm(x)))),
         "Is there a second ReLU, after the convolution?": lambda: F.relu(ours()),
         "Is there a second ReLU, before the pooling?": lambda: ours(
             conv=lambda h: F.relu(r.conv(h))

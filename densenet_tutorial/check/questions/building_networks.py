@@ -101,26 +101,36 @@ dense_net = Question(
     draws=3,
 )
 _STEPS = (
-    "Go through it step by step: how many channels come in and go out? The classifier sees one number per "
-    "channel, the average over the whole map, whatever its size."
+    "Go through it step by step: how many channels come in and go out? The classifier sees one "
+    "number per channel, the average over the whole map, whatever its size."
 )
 #: For the first name that is wrong, in the order of the network.
 _HINTS = {
     "extra features.conv0.bias": "The stem's convolution has no bias: a norm follows.",
-    "* features.conv0.*": "The stem begins with a 7x7 convolution, from colour images to num_init_features channels.",
+    "* features.conv0.*": (
+        "The stem begins with a 7x7 convolution, from colour images to num_init_features channels."
+    ),
     "* features.norm0.*": "What follows the stem's convolution, and how many channels does it see?",
-    "missing features.denseblock*.denselayer1.*": "How many blocks are there, and what are they called inside features?",
-    "missing features.denseblock*": "How many layers has this block? In which order does DenseBlock take its arguments?",
-    "shape features.denseblock1.denselayer1.norm1.*": "What does the first block read? In which order does "
-    "DenseBlock take its arguments?",
-    "shape features.denseblock*.denselayer1.norm1.*": "This block reads what the transition before it puts out: "
-    "half of the channels, rounded down.",
-    "shape features.denseblock*": "Does DenseBlock get your growth_rate and bn_size, each in its place?",
-    "* features.transition*.norm.*": "A transition stands between two blocks. It reads the block's input, and what "
-    "every layer has added.",
+    "missing features.denseblock*.denselayer1.*": (
+        "How many blocks are there, and what are they called inside features?"
+    ),
+    "missing features.denseblock*": (
+        "How many layers has this block? In which order does DenseBlock take its arguments?"
+    ),
+    "shape features.denseblock1.denselayer1.norm1.*": "What does the first block read? In which "
+    "order does DenseBlock take its arguments?",
+    "shape features.denseblock*.denselayer1.norm1.*": "This block reads what the transition "
+    "before it puts out: half of the channels, rounded down.",
+    "shape features.denseblock*": (
+        "Does DenseBlock get your growth_rate and bn_size, each in its place?"
+    ),
+    "* features.transition*.norm.*": "A transition stands between two blocks. It reads the "
+    "block's input, and what every layer has added.",
     "* features.transition*.conv.*": "A transition keeps half of its channels, rounded down.",
     "* features.norm5.*": "What comes after the last block, and for how many channels?",
-    "* classifier.*": "The classifier is an nn.Linear, with a bias, from the channels of norm5 to num_classes.",
+    "* classifier.*": (
+        "The classifier is an nn.Linear, with a bias, from the channels of norm5 to num_classes."
+    ),
 }
 
 
@@ -227,8 +237,8 @@ def _terms(
     then: Callable[[int], int] = _halved,
     after_last: bool = False,
 ) -> Counter[str]:
-    """The parameters by kind. The other arguments are for mistakes: what a transition's convolution puts out (`kept`),
-    say, and what goes on from there (`then`)."""
+    """The parameters by kind. The other arguments are for mistakes: what a transition's convolution
+    puts out (`kept`), say, and what goes on from there (`then`)."""
     growth_rate, block_config, channels, bn_size, num_classes = config.arguments()
     bottleneck = bn_size * growth_rate
     terms = Counter({"the stem's convolution": image * channels * kernel**2, "norm0": 2 * channels})
@@ -294,7 +304,10 @@ def _(config: Counted, count_parameters: Any) -> None:
         count_parameters(*config.arguments()), "count_parameters", f"the number {expected:,}"
     )
     if got != expected:
-        hint = "Count one layer by hand: a norm for what comes in, conv1, a norm for the bottleneck, conv2."
+        hint = (
+            "Count one layer by hand: a norm for what comes in, conv1, a norm for the bottleneck, "
+            "conv2."
+        )
         hints = (hint for number, hint in _mistakes(config) if number == got)
         raise Wrong(f"{expected:,}", f"{got:,}", next(hints, hint))
 
@@ -335,7 +348,7 @@ def summary_of(
     bn_size: int,
     num_classes: int,
 ) -> list[tuple[str, tuple[int, ...]]]:
-    """Name and output shape of every module of a DenseNet that has no modules inside, for one image of 64 by 64."""
+    """Name and output shape of every module that has none inside, for one image of 64 by 64."""
     model = Config(growth_rate, block_config, num_init_features, bn_size, num_classes).reference()
     rows: list[tuple[str, tuple[int, ...]]] = []
     for name, part in model.eval().named_modules():
@@ -359,6 +372,7 @@ match_summary = Question(
         g.randrange(2, 5),
         g.randrange(2, 20),
     ),
+    given={"summary_of": summary_of},
 )
 _WHERE = {
     "growth_rate": "Which module's output has as many channels as a layer adds?",
@@ -418,7 +432,10 @@ class Task:
     done: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def __str__(self) -> str:
-        return f"800 training pictures (1 by 14 by 14) and a DenseNet in evaluation mode, seed {self.seed}"
+        return (
+            "800 training pictures (1 by 14 by 14) and a DenseNet in evaluation mode, seed "
+            f"{self.seed}"
+        )
 
     def images(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         full = _fashion()
@@ -432,7 +449,7 @@ class Task:
         )
 
     def trained(self, train: Any) -> tuple[nn.Module, nn.Module, float]:
-        """The model before, after, and its accuracy; it is trained once, however many properties ask."""
+        """The model before, after, and its accuracy; trained once, however many properties ask."""
         if "result" not in self.done:
             self.done["result"] = self._trained(train)
         if isinstance(self.done["result"], Wrong):
@@ -453,7 +470,10 @@ class Task:
         seconds = time.process_time() - begun
         hook.remove()
         if not (torch.equal(x, given[0]) and torch.equal(y, given[1])):
-            hint = "Shuffle and scale copies: x *= 2 changes the tensor that came in, x = x * 2 does not."
+            hint = (
+                "Shuffle and scale copies: x *= 2 changes the tensor that came in, x = x * 2 does "
+                "not."
+            )
             return Wrong("pictures and labels that stay as they are", "they were changed", hint)
         with torch.no_grad():
             right = (model.eval()(test_x).argmax(1) == test_y).float().mean().item()
@@ -478,8 +498,10 @@ train = Question(
     [Task(0)],
     lambda g: Task(g.randrange(1, 10**6)),
     draws=1,
-    limit=15,
-    slow="Too slow: try fewer passes over the pictures, or larger batches. Or does a loop never end?",
+    limit=60,
+    slow=(
+        "Too slow: try fewer passes over the pictures, or larger batches. Or does a loop never end?"
+    ),
 )
 
 
@@ -494,28 +516,35 @@ def _(task: Task, train: Any) -> None:
 def _why(before: nn.Module, after: nn.Module, right: float) -> str:
     """What to think about, from how far the parameters have moved in proportion to their length.
 
-    A sound recipe moves them by about 0.45; a rate of 1e-4 by 0.004, one of 10 by 40 and more, as do gradients that are
-    never cleared. Labels of other pictures, 0.15; softmax before cross_entropy, 0.2, and it still learns.
+    A sound recipe moves them by about 0.45; a rate of 1e-4 by 0.004, one of 10 by 40 and more, as
+    do gradients that are never cleared. Labels of other pictures, 0.15; softmax before
+    cross_entropy, 0.2, and it still learns.
     """
     start = nn.utils.parameters_to_vector(before.parameters())
     end = nn.utils.parameters_to_vector(after.parameters())
     moved = ((end - start).norm() / start.norm()).item()
     if not math.isfinite(moved):
-        return "Parameters are no numbers any more. Is the learning rate too high? Can the loss fall for ever?"
+        return (
+            "Parameters are no numbers any more. Is the learning rate too high? Can the loss fall "
+            "for ever?"
+        )
     if sum(map(torch.equal, before.parameters(), after.parameters())) > 3:
         return "Some parameters have not changed. Does the optimizer know all of them?"
     if moved < 0.05:
         return "The parameters have hardly moved. Is the learning rate too low?"
     if moved > 5:
-        return "The parameters have moved very far. Is the learning rate too high? Are gradients cleared before each backward?"
+        return (
+            "The parameters have moved very far. Is the learning rate too high? Are gradients "
+            "cleared before each backward?"
+        )
     if right <= 0.15:
         return (
-            "That is chance: more passes will not help. Are gradients cleared, and do labels[chosen] belong to "
-            "images[chosen]?"
+            "That is chance: more passes will not help. Are gradients cleared, and do "
+            "labels[chosen] belong to images[chosen]?"
         )
     return (
-        "It learns, and too little. Does the loss get what it asks for: numbers before or after softmax? If so, "
-        "try more passes, another learning rate, or momentum."
+        "It learns, and too little. Does the loss get what it asks for: numbers before or after "
+        "softmax? If so, try more passes, another learning rate, or momentum."
     )
 
 
@@ -530,5 +559,8 @@ def _in_training_mode(before: nn.Module, after: nn.Module) -> None:
         raise Wrong(
             "running statistics that have moved",
             "they are those of an untrained model",
-            "The model comes in evaluation mode, in which batch norm uses its running statistics as they are.",
+            (
+                "The model comes in evaluation mode, in which batch norm uses its running "
+                "statistics as they are."
+            ),
         )

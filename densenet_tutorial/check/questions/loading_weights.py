@@ -185,12 +185,18 @@ def _(given: Model, adapt_head: Any) -> None:
         if not isinstance(new, nn.Linear):
             hint = "Is model.classifier the new layer, and is it the model that is returned?"
             if isinstance(got, nn.Sequential) or isinstance(new, nn.Sequential):
-                hint = "A second layer behind the old head sees old classes, not features: replace model.classifier."
+                hint = (
+                    "A second layer behind the old head sees old classes, not features: replace "
+                    "model.classifier."
+                )
             raise Wrong(expected, type(new).__name__, hint)
         sizes = (new.in_features, new.out_features), tuple(new.weight.shape)[::-1]
         for shape in sizes:
             if shape != (old.in_features, wanted):
-                hint = "nn.Linear takes how many numbers it reads, then how many it returns. What does the old head read?"
+                hint = (
+                    "nn.Linear takes how many numbers it reads, then how many it returns. What "
+                    "does the old head read?"
+                )
                 raise Wrong(expected, "nn.Linear({}, {})".format(*shape), hint)
         if any(torch.equal(a, b) for a in old.weight for b in new.weight):
             hint = "Another task has other classes, also where there are as many of them."
@@ -311,7 +317,8 @@ def _refused(load_safely: Any, model: nn.Module, state: dict[str, Tensor], what:
 )
 def _(given: Model, load_safely: Any) -> None:
     full = dict(given.model().state_dict())
-    # load_state_dict forgives files without _metadata that a counter is missing; whether to do so is a matter of taste.
+    # load_state_dict forgives files without _metadata that a counter is missing; whether to do so
+    # is a matter of taste.
     keys = [key for key in sorted(full) if not key.endswith("num_batches_tracked")]
     lost, reshaped = keys[len(keys) // 2], "classifier.weight"
     without = {key: value for key, value in full.items() if key != lost}
@@ -342,7 +349,10 @@ def _(given: Model, load_safely: Any) -> None:
     _refused(load_safely, model, wrong, "has a head of another shape")
     for key, value in model.state_dict().items():
         if not torch.equal(value, before[key]):
-            hint = "load_state_dict copies what fits before it complains. Compare keys and shapes first."
+            hint = (
+                "load_state_dict copies what fits before it complains. Compare keys and shapes "
+                "first."
+            )
             raise Wrong(f"{key} as it was", "the file's values", hint)
 
 
@@ -357,7 +367,7 @@ _REST = (1, 3, 5, 7, 8, 9)
 
 @dataclass(frozen=True)
 class Few:
-    """Five kinds of clothes, five labelled pictures of each, and a pretrained model with a new head."""
+    """Five kinds of clothes, five labelled pictures of each, and a model with a new head."""
 
     seed: int
     done: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
@@ -395,7 +405,7 @@ class Few:
 
 
 def pretrained_model() -> network.DenseNet:
-    """The weights that come with the package, with an untrained head for 5 classes, in evaluation mode."""
+    """The bundled weights, with an untrained head for 5 classes, in evaluation mode."""
     return _with_new_head(network.densenet("densenet_bc", weights="fashion-mnist-small"), 5).eval()
 
 
@@ -415,13 +425,13 @@ fine_tune = Question(
     [Few(0)],
     lambda g: Few(g.randrange(1, 10**6)),
     draws=1,
-    limit=15,
+    limit=60,
     given={"adapt_head": _with_new_head},
     slow="The features never change: how often do they have to be computed?",
 )
 _UNCHANGED = (
-    f"{engine.NOT_YET}, or model.classifier has not changed: is it the one that the optimizer knows, and does it take "
-    "steps?"
+    f"{engine.NOT_YET}, or model.classifier has not changed: is it the one that the optimizer "
+    "knows, and does it take steps?"
 )
 
 
@@ -430,7 +440,10 @@ def _(task: Few, fine_tune: Any) -> None:
     before, after, right = task.trained(fine_tune)
     if right >= ACCURACY:
         return
-    hint = "Print the loss: does it fall? Are the pictures used as they come, and the features as in evaluation mode?"
+    hint = (
+        "Print the loss: does it fall? Are the pictures used as they come, and the features as in "
+        "evaluation mode?"
+    )
     if torch.equal(before.classifier.weight, after.classifier.weight):
         hint = _UNCHANGED
     raise Wrong(f"at least {ACCURACY:.0%} right", f"{right:.1%}", hint)
@@ -447,5 +460,8 @@ def _(task: Few, fine_tune: Any) -> None:
             raise Wrong(f"features.{name} as it was", "another value", hint)
     for name, value in before.features.named_buffers():
         if not torch.equal(value, after.features.get_buffer(name)):
-            hint = "In training mode, running statistics move without any optimizer: keep the features in .eval()."
+            hint = (
+                "In training mode, running statistics move without any optimizer: keep the "
+                "features in .eval()."
+            )
             raise Wrong(f"features.{name} as it was", "another value", hint)

@@ -1,4 +1,4 @@
-"""Assignment 3: measure what is kept for the backward pass, checkpoint, find and fix the batch-norm trap."""
+"""Assignment 3: measure what is kept for backward, checkpoint, find and fix the batch-norm trap."""
 
 import copy
 import random
@@ -106,14 +106,23 @@ def _miscounted(model: nn.Module, x: Tensor, got: int, expected: int) -> str:
         sum({t.data_ptr(): t.nbytes for t in new}.values()),
         sum({t.data_ptr(): t.untyped_storage().nbytes() for t in new}.values()),
     ):
-        return "Saved tensors may share a storage, each with an address of its own: tensor.untyped_storage().data_ptr()."
+        return (
+            "Saved tensors may share a storage, each with an address of its own: "
+            "tensor.untyped_storage().data_ptr()."
+        )
     for name, addresses in there.items():
         kept = {
             _address(t): t.untyped_storage().nbytes() for t in saved if _address(t) in addresses
         }
         if kept and got == expected + sum(kept.values()):
-            return f"The storages of {name} are there anyway: they do not count, also where a view of them is saved."
-    return "Count each storage once and whole; those of the input, parameters and buffers are there anyway."
+            return (
+                f"The storages of {name} are there anyway: they do not count, also where a view of "
+                "them is saved."
+            )
+    return (
+        "Count each storage once and whole; those of the input, parameters and buffers are there "
+        "anyway."
+    )
 
 
 @saved_bytes.property("counts", "counts what a model keeps, and not its weights or its input")
@@ -154,6 +163,10 @@ class Features:
         made.norm1.momentum, made.norm2.momentum = 0.2, 0.3
         return made.train()
 
+    def block(self) -> layers.DenseBlock:
+        """A block whose first layer reads the first of the features, in training."""
+        return randomise(layers.DenseBlock(3, self.channels[0], 2, self.growth_rate, 0.1)).train()
+
     def features(self, requires_grad: bool = True) -> list[Tensor]:
         shape = self.size, self.size
         return [torch.randn(3, c, *shape, requires_grad=requires_grad) for c in self.channels]
@@ -168,10 +181,13 @@ def _draw_features(generator: random.Random) -> Features:
 _FEATURES = [Features((8, 4, 4), 4, 6), Features((5,), 3, 7)]
 
 
-_AGAIN = "The second pass has to compute what the first did: with the statistics of the batch, and with the same dropout."
+_AGAIN = (
+    "The second pass has to compute what the first did: with the statistics of the batch, and "
+    "with the same dropout."
+)
 _NO_GRADIENT = (
-    "Is use_reentrant=False set? (The reentrant kind looks at tensors among its arguments: a list hides its tensors.) "
-    "Is something detached, copied, or computed under no_grad?"
+    "Is use_reentrant=False set? (The reentrant kind looks at tensors among its arguments: a list "
+    "hides its tensors.) Is something detached, copied, or computed under no_grad?"
 )
 
 
@@ -262,7 +278,10 @@ def _recomputes(got: _Step) -> None:
         raise Wrong(
             "nothing but the features to be kept",
             "their concatenation is kept as well",
-            "What is joined before the checkpoint is one of its inputs, and inputs are kept. Who can join them?",
+            (
+                "What is joined before the checkpoint is one of its inputs, and inputs are kept. "
+                "Who can join them?"
+            ),
         )
 
 
@@ -270,8 +289,36 @@ def _plain(layer: nn.Module, features: list[Tensor]) -> Tensor:
     return layer(features)
 
 
-def _checkpointed(layer: nn.Module, features: list[Tensor]) -> Tensor:
-    return checkpoint(layer, features, use_reentrant=False)
+def _checkpointed(layer: nn.Module, features: list[Tensor], **options: Any) -> Tensor:
+    return checkpoint(layer, list(features), use_reentrant=False, **options)
+
+
+def _in_a_block(given: Features, answer: Any) -> None:
+    """A block calls it for each layer, appends what it returns, and goes backward at the end."""
+    block, x = given.block(), given.features()[0]
+    twin, twin_x = copy.deepcopy(block), x.detach().clone().requires_grad_()
+    for part, image, forward in ((block, x, answer), (twin, twin_x, _plain)):
+        features = [image]
+        for layer in part.values():
+            torch.manual_seed(0)  # of dropout
+            features.append(engine.tensor(forward(layer, features), "the answer"))
+        output = torch.cat(features, 1)
+        try:
+            output.square().sum().backward()
+        except RuntimeError as error:
+            hint = (
+                "The block appends to its list before it goes backward. The checkpoint keeps what "
+                "it is given: is that the block's list, or one that nobody changes?"
+            )
+            text = f"{type(error).__name__}: {error}"[:200]
+            raise Wrong("a backward pass through a block of such layers", text, hint) from None
+    for (name, parameter), expected in zip(
+        [("its input", x), *block.named_parameters()], [twin_x, *twin.parameters()], strict=True
+    ):
+        if parameter.grad is None or not engine.close(
+            parameter.grad, expected.grad, tolerance=1e-3
+        ):
+            raise Wrong(f"in a block, the plain block's gradient of {name}", "another one", _AGAIN)
 
 
 checkpointed = Question("checkpointed", ("checkpointed",), _FEATURES, _draw_features)
@@ -285,6 +332,11 @@ def _(given: Features, checkpointed: Any) -> None:
 @checkpointed.property("again", "keeps the features alone, and computes the layer again")
 def _(given: Features, checkpointed: Any) -> None:
     _recomputes(_steps(given, checkpointed)[0])
+
+
+@checkpointed.property("block", "works inside a dense block, which appends to its list")
+def _(given: Features, checkpointed: Any) -> None:
+    _in_a_block(given, checkpointed)
 
 
 # ------------------------------------------------------------------------------ the trap
@@ -308,7 +360,8 @@ def _counted(given: Features, answer: Any, forward: Any, expected: int, hint: st
     layer, features = given.layer(), given.features()
     layer.norm1.num_batches_tracked.fill_(_BEFORE)
     twin = copy.deepcopy(layer)
-    got = engine.whole_number(answer(forward, layer, features), "count_updates")
+    got = answer(lambda *arguments: forward(*arguments), layer, features)  # handed in, not borrowed
+    got = engine.whole_number(got, "count_updates")
     if got != expected:
         if got == 0:
             hint = "The counter is a tensor, and changed in place: keep its number, not the tensor."
@@ -368,6 +421,13 @@ def _(given: Features, checkpointed_once: Any) -> None:
     _recomputes(_steps(given, checkpointed_once)[0])
 
 
+@checkpointed_once.property(
+    "block", "works inside a dense block, which appends to its list", _CONTEXTS
+)
+def _(given: Features, checkpointed_once: Any) -> None:
+    _in_a_block(given, checkpointed_once)
+
+
 @checkpointed_once.property("buffers", "checkpoints, and moves running statistics once", _CONTEXTS)
 def _(given: Features, checkpointed_once: Any) -> None:
     got, expected = _steps(given, checkpointed_once)
@@ -376,11 +436,14 @@ def _(given: Features, checkpointed_once: Any) -> None:
     for name, buffer in expected.buffers.items():
         theirs = got.buffers.get(name)
         if theirs is None or not engine.close(theirs, buffer):
-            hint = "Every norm of the layer needs it, and every buffer: mean, variance and the number of batches."
+            hint = (
+                "Every norm of the layer needs it, and every buffer: mean, variance and the "
+                "number of batches."
+            )
             if moved == 2:
                 hint = (
-                    "The backward pass computes again, so the norm updates its running statistics again. Every "
-                    "gradient is right, and the model predicts with wrong statistics."
+                    "The backward pass computes again, so the norm updates its running statistics "
+                    "again. Every gradient is right, and the model predicts with wrong statistics."
                 )
             elif moved == 0:
                 hint = "They have to move once: in the forward pass, as ever."
@@ -417,5 +480,8 @@ def _(given: Features, checkpointed_once: Any) -> None:
     if states[0].keys() != states[1].keys() or not all(
         engine.close(value, states[1][name]) for name, value in states[0].items()
     ):
-        hint = "After two steps the statistics are not the plain layer's. Is everything put back in time?"
+        hint = (
+            "After two steps the statistics are not the plain layer's. Is everything put back in "
+            "time?"
+        )
         raise Wrong("the plain layer's state_dict after two steps", "another one", hint)
