@@ -153,7 +153,7 @@ class Task:
         "side to which a FOLDER's images are brought, in pixels; by default their own if they "
         "share one, or else their median shorter side",
     )
-    model: str = option("densenet_bc", one_of(network.CONFIGS), "a named model")
+    model: str = option("densenet_bc", one_of(network.list_models()), "a named model")
     weights: str = option(
         None,
         arguments.text,
@@ -521,7 +521,7 @@ def _draw(path: Path, predictions: list[Any]) -> None:
 def _add_summary(commands: Any) -> None:
     summary = commands.add_parser("summary", help="a model's layers, shapes and parameter counts")
     summary.set_defaults(run=_summary)
-    summary.add_argument("model", nargs="?", default="densenet121", metavar="MODEL", help=f"default: %(default)s; one of {', '.join(network.CONFIGS)}")  # fmt: skip
+    summary.add_argument("model", nargs="?", default="densenet121", metavar="MODEL", help=f"default: %(default)s; one of {', '.join(network.list_models())}")  # fmt: skip
     summary.add_argument("--size", type=int, default=224, help="image side in pixels (default: %(default)s)")  # fmt: skip
     summary.add_argument("--num-classes", type=int, help="default: the model's own")
     summary.add_argument("--in-channels", type=int, help="default: the model's own")
@@ -531,7 +531,7 @@ def _add_summary(commands: Any) -> None:
 def _summary(options: argparse.Namespace) -> None:
     import torchinfo
 
-    arguments.one_of(network.CONFIGS)("MODEL", options.model)
+    arguments.one_of(network.list_models())("MODEL", options.model)
     given = {
         name: arguments.positive_int(f"--{name.replace('_', '-')}", getattr(options, name))
         for name in ("num_classes", "in_channels", "depth")
@@ -558,7 +558,7 @@ def _add_benchmark(commands: Any) -> None:
         "peak of a step, and the largest batch that fits. Ratio is that of the median times.",
     )
     of_memory.set_defaults(run=_benchmark_memory)
-    of_memory.add_argument("--model", choices=network.CONFIGS, default="densenet121", metavar="MODEL", help="default: %(default)s")  # fmt: skip
+    of_memory.add_argument("--model", choices=network.list_models(), default="densenet121", metavar="MODEL", help="default: %(default)s")  # fmt: skip
     of_memory.add_argument("--image-size", type=int, default=224, metavar="PIXELS", help="side of an image (default: %(default)s)")  # fmt: skip
     of_memory.add_argument("--batch-size", type=int, default=8, metavar="N", help="images per step (default: %(default)s)")  # fmt: skip
     of_memory.add_argument("--repeats", type=int, default=10, metavar="N", help="steps of each model that are timed (default: %(default)s)")  # fmt: skip

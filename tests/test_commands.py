@@ -181,7 +181,7 @@ def test_what_can_be_chosen_is_listed_by_a_function(monkeypatch, capsys):
         [*data.list_datasets(), "or a FOLDER of images by class"],
         training.list_schedules(),
         training.list_augmentations(),
-        list(network.CONFIGS),
+        network.list_models(),
         [mode for mode in memory.MODES if isinstance(mode, str)],
     ]
     for names in lists:
