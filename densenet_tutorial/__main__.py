@@ -1,24 +1,29 @@
-"""``python -m densenet_tutorial``: the package's commands."""
+"""``densenet-tutorial``, or ``python -m densenet_tutorial``: the package's commands."""
 
 import argparse
 import codecs
 import contextlib
 import dataclasses
+import dis
+import errno
 import io
 import os
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from densenet_tutorial import memory, network
-from densenet_tutorial.training import distributed
+from densenet_tutorial import data, memory, network, weights
+from densenet_tutorial.training import Recipe, distributed, fit, run_folder
 from densenet_tutorial.utils import arguments, environment
+from densenet_tutorial.utils.arguments import one_of, optional, positive_int, sequence_of
+from densenet_tutorial.utils.options import add_to, checked_dataclass, option
 
 #: `predict` holds this many pictures at a time, and draws no more than that many.
 _BATCH, _DRAWN = 32, 100
 
-_MODEL_OPTIONS = ("growth_rate", "block_config", "bn_size", "drop_rate", "memory_efficient")
+_PACKAGE = Path(__file__).parent
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -27,24 +32,58 @@ def main(argv: list[str] | None = None) -> None:
     The exit status is 0; 1 if some of several files could not be used; 2 if nothing could be done; 130
     after Ctrl-C, and 141 if whoever read the output stopped reading.
     """
+    try:
+        with _console():
+            options = _parser().parse_args(argv)
+            options.run(options)
+    except (ValueError, OSError) as error:
+        if not _is_ours(error):
+            raise
+        print(f"{_program()}: error: {_sentence(error)}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt as stop:
+        print(str(stop) or "stopped", file=sys.stderr)
+        sys.exit(130)
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m densenet_tutorial",
+        prog=_program(),
         description="DenseNet, step by step: commands of the package. "
         "`COMMAND --help` says more about each.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in (_add_train, _add_evaluate, _add_predict, _add_summary, _add_benchmark, _add_env):
         add(commands)
-    with _console():
-        options = parser.parse_args(argv)
-        try:
-            options.run(options)
-        except BrokenPipeError:
-            raise
-        except (ValueError, OSError) as error:
-            parser.exit(2, f"{parser.prog}: error: {error}\n")
-        except KeyboardInterrupt:
-            parser.exit(130, "stopped\n")
+    return parser
+
+
+def _program() -> str:
+    """How somebody called this program."""
+    name = Path(sys.argv[0]).stem
+    return name if name == "densenet-tutorial" else "python -m densenet_tutorial"
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether `error` is a sentence for whoever typed the command, and not a bug.
+
+    It is if a ``raise`` of this package raised it, or if a disk is full. What others raise, or an
+    operation that failed, would say nothing without its traceback.
+    """
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+        return True
+    trace = error.__traceback__
+    while trace and trace.tb_next:
+        trace = trace.tb_next
+    if trace is None or not Path(trace.tb_frame.f_code.co_filename).is_relative_to(_PACKAGE):
+        return False
+    return dis.opname[trace.tb_frame.f_code.co_code[trace.tb_lasti]] == "RAISE_VARARGS"
+
+
+def _sentence(error: ValueError | OSError) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error)
 
 
 @contextlib.contextmanager
@@ -87,120 +126,240 @@ def _as_option(**options: str) -> Iterator[None]:
         raise ValueError(f"{options[name]} {rest}") from error
 
 
-def _add_train(commands: Any) -> None:
-    from densenet_tutorial.training import AMP, SCHEDULES, Recipe
-    from densenet_tutorial.training.augmentation import AUGMENTATIONS
+def _data_set(text: str) -> str:
+    if text not in data.list_datasets() and not (text and Path(text).expanduser().is_dir()):
+        raise ValueError
+    return text
 
+
+@checked_dataclass
+class Task:
+    """What to train, and on what: options of `train`, of which none has to be given.
+
+    A folder of images by class is one as :func:`data.load_folder` takes it.
+    """
+
+    dataset: str = option(
+        "fashion-mini",
+        arguments.Check(
+            lambda: f"one of {', '.join(data.list_datasets())}, or a folder of images by class",
+            _data_set,
+        ),
+        f"{', '.join(data.list_datasets())}, or a FOLDER of images by class",
+    )
+    image_size: int = option(
+        None,
+        positive_int,
+        "side to which a FOLDER's images are brought, in pixels; by default their own if they "
+        "share one, or else their median shorter side",
+    )
+    model: str = option("densenet_bc", one_of(network.list_models()), "a named model")
+    weights: str = option(
+        None,
+        arguments.text,
+        "start from these: a name of weights, a file, an address, another run's best.pt. The model "
+        "is then theirs, if they know it; a classifier for other classes is not kept",
+    )
+    block_config: tuple[int, ...] = option(
+        None,
+        sequence_of(positive_int),
+        "layers in each dense block, in place of the model's own",
+        flag="--blocks",
+    )
+    growth_rate: int = option(None, positive_int, "feature maps that each layer adds")
+    bn_size: int | None = option(
+        None,
+        optional(positive_int),
+        "bottleneck width as a multiple of the growth rate; none for layers without a bottleneck",
+    )
+    drop_rate: float = option(
+        None,
+        arguments.fraction,
+        "dropout after each layer; the paper: 0.2 without augmentation",
+    )
+    memory_efficient: str = option(
+        None,
+        one_of([mode for mode in memory.MODES if isinstance(mode, str)]),
+        "keep less for the backward pass",
+    )
+
+
+#: The fields of :class:`Task` that are arguments of :func:`network.densenet`.
+_MODEL_OPTIONS = ("block_config", "growth_rate", "bn_size", "drop_rate", "memory_efficient")
+
+
+def _add_train(commands: Any) -> None:
+    program = _program()
     train = commands.add_parser(
         "train",
         help="train a model, or go on with a run",
-        argument_default=argparse.SUPPRESS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description=(
-            "Train a model and keep everything in a folder: config.json, last.pt (to go on from), best.pt,\n"
-            "metrics.csv (one row an epoch) and curves.png. The defaults are the paper's recipe for CIFAR.\n"
-            "Ctrl-C stops after the step under way; a run that was stopped or killed goes on with --resume,\n"
-            "as if nothing had happened."
+            "Train a model and keep everything in a folder: last.pt (to go on from), config.json,\n"
+            "best.pt, metrics.csv (one row an epoch) and curves.png. The defaults are the paper's\n"
+            "recipe for CIFAR.\n"
+            "\n"
+            "Ctrl-C stops after the step under way, a second one at once; a run that was stopped or\n"
+            "killed goes on with --resume, as if nothing had happened.\n"
+            "\n"
+            "A folder of images by class, as torchvision's ImageFolder takes it, holds\n"
+            "FOLDER/CLASS/….jpg, or FOLDER/train/CLASS/….jpg and beside it one of\n"
+            f"{', '.join(data.TEST_FOLDERS)}. Where there is none, a fifth of each class,\n"
+            "the same in every run, is kept to test on."
         ),
         epilog=(
             "examples:\n"
             "  a small network, in seconds:\n"
-            "    python -m densenet_tutorial train --model densenet_bc --blocks 2,2,2 --growth-rate 6 \\\n"
+            f"    {program} train --model densenet_bc --blocks 2,2,2 --growth-rate 6 \\\n"
             "        --epochs 3 --seed 11 --output runs/a\n"
-            "  the same run again, from where it stopped (everything else stands in its config.json):\n"
-            "    python -m densenet_tutorial train --output runs/a --resume\n"
+            "  the same run again, from where it stopped (it remembers everything else):\n"
+            f"    {program} train --output runs/a --resume\n"
+            "  images of your own, from trained weights:\n"
+            f"    {program} train --dataset flowers/ --model densenet121 \\\n"
+            "        --weights imagenet --lr 0.01 --epochs 10 --output runs/flowers\n"
             "  four processes on this machine; --batch-size is that of all of them together:\n"
             "    torchrun --nproc-per-node 4 -m densenet_tutorial train --output runs/b"
         ),
     )
     train.set_defaults(run=_train)
     train.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="of the run")
-    train.add_argument("--resume", action="store_true", default=False, help="go on with the run in FOLDER; begin one if it holds none")  # fmt: skip
-    train.add_argument("--quiet", action="store_true", default=False, help="no progress bars")
-    train.add_argument("--device", choices=environment.DEVICES, default=None, help="default: DENSENET_TUTORIAL_DEVICE, else auto")  # fmt: skip
-
-    what = train.add_argument_group("what to train, and on what")
-    what.add_argument("--dataset", help="fashion-mini (default), fashion-mnist, cifar10 or cifar100")  # fmt: skip
-    what.add_argument("--model", help=f"default: densenet_bc; one of {', '.join(network.CONFIGS)}")
-    what.add_argument("--blocks", dest="block_config", type=_whole_numbers, metavar="N,N,…", help="layers in each dense block, in place of the model's own")  # fmt: skip
-    what.add_argument("--growth-rate", type=int, metavar="K", help="feature maps that each layer adds")  # fmt: skip
-    what.add_argument("--bn-size", type=int, metavar="N", help="bottleneck width as a multiple of the growth rate")  # fmt: skip
-    what.add_argument("--drop-rate", type=float, metavar="P", help="dropout after each layer; the paper: 0.2 without augmentation")  # fmt: skip
-    modes = [mode for mode in memory.MODES if isinstance(mode, str)]
-    what.add_argument("--memory-efficient", choices=modes, help="keep less for the backward pass")
-
-    recipe = train.add_argument_group("how to train")
-    default = Recipe()
-    recipe.add_argument("--epochs", type=int, metavar="N", help=f"passes over the images (default: {default.epochs})")  # fmt: skip
-    recipe.add_argument("--batch-size", type=int, metavar="N", help=f"images per step, of all processes together (default: {default.batch_size})")  # fmt: skip
-    recipe.add_argument("--lr", type=float, metavar="RATE", help=f"learning rate at its highest (default: {default.lr})")  # fmt: skip
-    recipe.add_argument("--schedule", choices=SCHEDULES, help=f"of the learning rate (default: {default.schedule})")  # fmt: skip
-    recipe.add_argument("--weight-decay", type=float, metavar="W", help=f"default: {default.weight_decay}")  # fmt: skip
-    recipe.add_argument("--label-smoothing", type=float, metavar="SHARE", help=f"default: {default.label_smoothing}")  # fmt: skip
-    recipe.add_argument("--augment", nargs="*", choices=AUGMENTATIONS, metavar="NAME", help=f"of {', '.join(AUGMENTATIONS)}, applied in the order given (default: none; the paper: crop flip)")  # fmt: skip
-    recipe.add_argument("--clip-norm", type=float, metavar="NORM", help="scale larger gradients down to this")  # fmt: skip
-    recipe.add_argument("--amp", nargs="?", const="bf16", choices=AMP, help="forward pass in lower precision (bf16 if none is named)")  # fmt: skip
-    recipe.add_argument("--channels-last", action=argparse.BooleanOptionalAction, help=f"memory layout (default: {default.channels_last})")  # fmt: skip
-    recipe.add_argument("--compile", action="store_true", help="run the model through torch.compile")  # fmt: skip
-    recipe.add_argument("--sync-batch-norm", action="store_true", help="batch statistics over all processes (on GPUs)")  # fmt: skip
-    recipe.add_argument("--seed", type=int, metavar="N", help=f"of all random numbers (default: {default.seed})")  # fmt: skip
+    train.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with the run in FOLDER; begin one if it holds none",
+    )
+    train.add_argument(
+        "--allow-changes",
+        action="store_true",
+        help="go on though the device, the number of processes or the options have changed; the "
+        "run is then no longer, bit for bit, the same",
+    )
+    train.add_argument("--quiet", action="store_true", help="no progress bars")
+    train.add_argument(
+        "--device",
+        choices=environment.DEVICES,
+        help="default: DENSENET_TUTORIAL_DEVICE, else auto",
+    )
+    add_to(train.add_argument_group("what to train, and on what"), Task)
+    add_to(train.add_argument_group("how to train"), Recipe)
 
 
-def _train(options: argparse.Namespace) -> None:
-    import torch
-
-    from densenet_tutorial import data
-    from densenet_tutorial.training import Recipe, fit, run_folder
-
-    given = vars(options)
-    with distributed.processes():
+def _train(given: argparse.Namespace) -> None:
+    with distributed.process_group():
         try:
-            saved = {}
-            if options.resume and run_folder.holds_run(options.output):
-                saved = run_folder.read_config(options.output)
-            fields = {field.name for field in dataclasses.fields(Recipe)}
-            chosen = {name: given[name] for name in fields & given.keys()}
-            recipe = Recipe(**saved.get("recipe", {}) | chosen)
-            name = given.get("dataset", saved.get("dataset", {}).get("name", "fashion-mini"))
-            dataset = data.load_dataset(name)
-            model_config = {
-                "name": "densenet_bc",
-                "num_classes": len(dataset.classes),
-                "in_channels": dataset.train_images.shape[1],
-            }
-            model_config |= saved.get("model") or {}
-            model_config |= {name: given[name] for name in _MODEL_OPTIONS if name in given}
-            model_config["name"] = given.get("model", model_config["name"])
-            torch.manual_seed(recipe.seed)
-            model = network.densenet(**model_config).to(environment.device(options.device))
-            if min(dataset.train_images.shape[2:]) < model.min_size:
-                raise ValueError(
-                    f"model must be one for small images, got {model_config['name']!r}, which needs "
-                    f"{model.min_size} pixels a side: {dataset.name!r} has fewer"
-                )
-            history = fit(
-                model,
-                dataset,
-                recipe,
-                output=options.output,
-                resume=options.resume,
-                model_config=model_config,
-                progress=not options.quiet,
-            )
-        except ValueError:
-            if distributed.is_writer():
-                raise
-            sys.exit(2)  # every process has found the same; one says so
+            history = _run(given)
+        except (ValueError, OSError) as error:
+            if _is_ours(error) and not distributed.is_main_process():
+                sys.exit(2)  # every process has the same; one says so
+            raise
         except KeyboardInterrupt as stop:
-            if distributed.is_writer():
-                print(f"\n{stop}; to go on: train --output {options.output} --resume")
-            sys.exit(130)
-        if distributed.is_writer():
+            if not distributed.is_main_process():
+                sys.exit(130)
+            if (given.output / "last.pt").exists():
+                again = f"{_program()} train --output {shlex.quote(str(given.output))} --resume"
+                raise KeyboardInterrupt(f"\n{str(stop) or 'stopped'}; to go on: {again}") from None
+            raise
+        if distributed.is_main_process():
             last = history[-1]
             print(
                 f"test accuracy {last['test_accuracy']:.2%}, loss {last['test_loss']:.4f} "
-                f"after {last['epoch']} epochs; see {options.output}"
+                f"after {last['epoch']} epochs; see {given.output}"
             )
+
+
+def _run(given: argparse.Namespace) -> list[dict[str, float]]:
+    """Train as the command says, and as the run in its folder says where the command does not."""
+    import torch
+
+    chosen = vars(given)
+
+    def saved_config() -> dict[str, Any]:
+        run = run_folder.read_run(
+            given.output, resume=given.resume, allow_changes=given.allow_changes
+        )
+        return run["config"] if run else {}
+
+    saved = distributed.on_main_process(saved_config)
+
+    def prepare() -> tuple[Recipe, data.ImageDataset, dict[str, Any], network.DenseNet]:
+        fields = {field.name for field in dataclasses.fields(Recipe)}
+        recipe = Recipe(
+            **saved.get("recipe", {}) | {name: chosen[name] for name in fields & chosen.keys()}
+        )
+        dataset = _dataset(chosen, saved.get("dataset"))
+        torch.manual_seed(recipe.seed)
+        config, model = _model(chosen, saved.get("model"), dataset)
+        if min(dataset.train_images.shape[2:]) < model.min_size:
+            raise ValueError(
+                f"model must be one for small images, got {config['name']!r}, which needs "
+                f"{model.min_size} pixels a side: {dataset.name!r} has fewer"
+            )
+        return recipe, dataset, config, model.to(environment.device(given.device))
+
+    recipe, dataset, config, model = distributed.on_all_processes(prepare)
+    return fit(
+        model,
+        dataset,
+        recipe,
+        output=given.output,
+        resume=given.resume,
+        allow_changes=given.allow_changes,
+        model_config=config,
+        initial_weights=chosen.get("weights", saved.get("initial_weights")),
+        progress=not given.quiet,
+    )
+
+
+def _dataset(chosen: dict[str, Any], metadata: dict[str, Any] | None) -> data.ImageDataset:
+    """The data set that was chosen, or that of a run with this `metadata`."""
+    wanted = {name: chosen[name] for name in ("image_size",) if name in chosen}
+    wanted["progress"] = distributed.is_main_process() and not chosen["quiet"]
+    if metadata is None:
+        return data.load_dataset(chosen.get("dataset", Task.dataset), **wanted)
+    return data.load_again(metadata, name=chosen.get("dataset"), **wanted)
+
+
+def _model(
+    chosen: dict[str, Any], saved: dict[str, Any] | None, dataset: data.ImageDataset
+) -> tuple[dict[str, Any], network.DenseNet]:
+    """The model's configuration, which makes it again, and the model: new, or with trained weights.
+
+    A run that goes on loads its own weights later.
+    """
+    start = {} if saved else {name: chosen[name] for name in ("weights",) if chosen.get(name)}
+    config = dict(saved or {"name": Task.model})
+    if start:
+        config = _config_of(start["weights"], chosen.get("model"))
+        if _classes_of(start["weights"]) not in (None, list(dataset.classes)):
+            start["head"] = "new"
+    if not saved:
+        config["num_classes"] = len(dataset.classes)
+        config["in_channels"] = dataset.train_images.shape[1]
+    config |= {name: chosen[name] for name in _MODEL_OPTIONS if name in chosen}
+    config["name"] = chosen.get("model", config["name"])
+    try:
+        return config, network.densenet(**config, **start)
+    except TypeError as error:  # of a configuration with other names, as another version may write
+        raise ValueError(f"the run's model cannot be made again: {error}") from error
+
+
+def _config_of(source: str, name: str | None) -> dict[str, Any]:
+    """What weights say of their model, which is called `name` if they do not say it."""
+    read = weights.read(source, name)
+    name = name or ((read.config or {}).get("model") or {}).get("name")
+    if name is None:
+        raise ValueError(
+            f"--model must be given: the weights {source!r} do not say of which they are"
+        )
+    return {"name": name} | read.model_options(name)
+
+
+def _classes_of(source: str) -> list[str] | None:
+    """The classes that weights tell apart, if they say it."""
+    try:
+        return list(weights.categories(source))
+    except weights.WeightsError:
+        return None
 
 
 def _add_evaluate(commands: Any) -> None:
@@ -209,7 +368,12 @@ def _add_evaluate(commands: Any) -> None:
     )
     evaluate.set_defaults(run=_evaluate)
     _add_weights(evaluate)
-    evaluate.add_argument("--dataset", help="default: the one it was trained on")
+    evaluate.add_argument(
+        "--dataset",
+        metavar="NAME",
+        help=f"{', '.join(data.list_datasets())}, or a FOLDER of images by class "
+        "(default: the one it was trained on)",
+    )
 
 
 def _add_weights(command: argparse.ArgumentParser) -> None:
@@ -245,7 +409,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     model = _trained(options)
     trained_on = weights.trained_on(options.weights)
     with _as_option(name="--dataset"):
-        dataset = data.load_dataset(options.dataset or trained_on["name"])
+        dataset = data.load_again(trained_on, name=options.dataset)
     if list(dataset.classes) != trained_on["classes"]:
         raise ValueError(
             f"--dataset must be one with the classes of {trained_on['name']!r}, "
@@ -357,7 +521,7 @@ def _draw(path: Path, predictions: list[Any]) -> None:
 def _add_summary(commands: Any) -> None:
     summary = commands.add_parser("summary", help="a model's layers, shapes and parameter counts")
     summary.set_defaults(run=_summary)
-    summary.add_argument("model", nargs="?", default="densenet121", metavar="MODEL", help=f"default: %(default)s; one of {', '.join(network.CONFIGS)}")  # fmt: skip
+    summary.add_argument("model", nargs="?", default="densenet121", metavar="MODEL", help=f"default: %(default)s; one of {', '.join(network.list_models())}")  # fmt: skip
     summary.add_argument("--size", type=int, default=224, help="image side in pixels (default: %(default)s)")  # fmt: skip
     summary.add_argument("--num-classes", type=int, help="default: the model's own")
     summary.add_argument("--in-channels", type=int, help="default: the model's own")
@@ -367,7 +531,7 @@ def _add_summary(commands: Any) -> None:
 def _summary(options: argparse.Namespace) -> None:
     import torchinfo
 
-    arguments.one_of(network.CONFIGS)("MODEL", options.model)
+    arguments.one_of(network.list_models())("MODEL", options.model)
     given = {
         name: arguments.positive_int(f"--{name.replace('_', '-')}", getattr(options, name))
         for name in ("num_classes", "in_channels", "depth")
@@ -394,7 +558,7 @@ def _add_benchmark(commands: Any) -> None:
         "peak of a step, and the largest batch that fits. Ratio is that of the median times.",
     )
     of_memory.set_defaults(run=_benchmark_memory)
-    of_memory.add_argument("--model", choices=network.CONFIGS, default="densenet121", metavar="MODEL", help="default: %(default)s")  # fmt: skip
+    of_memory.add_argument("--model", choices=network.list_models(), default="densenet121", metavar="MODEL", help="default: %(default)s")  # fmt: skip
     of_memory.add_argument("--image-size", type=int, default=224, metavar="PIXELS", help="side of an image (default: %(default)s)")  # fmt: skip
     of_memory.add_argument("--batch-size", type=int, default=8, metavar="N", help="images per step (default: %(default)s)")  # fmt: skip
     of_memory.add_argument("--repeats", type=int, default=10, metavar="N", help="steps of each model that are timed (default: %(default)s)")  # fmt: skip
@@ -429,15 +593,6 @@ def _add_env(commands: Any) -> None:
         "env", help="what a bug report should quote: system, device, versions"
     )
     env.set_defaults(run=lambda options: print(environment.report()))
-
-
-def _whole_numbers(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"must be whole numbers with commas, such as 6,12,24,16; got {text!r}"
-        ) from None
 
 
 if __name__ == "__main__":

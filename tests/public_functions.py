@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import importlib
 import inspect
+from pathlib import Path
 
 import torch
 from PIL import Image
@@ -94,6 +95,15 @@ def task():
     return {"model": model(), "dataset": dataset(), "recipe": recipe()}
 
 
+def folder_of_images():
+    """A folder with two classes of images, in the working directory."""
+    for shade, name in ((50, "a"), (200, "b")):
+        Path("images", name).mkdir(parents=True, exist_ok=True)
+        for i in range(2):
+            Image.new("L", (8, 8), shade + i).save(Path("images", name, f"{i}.png"))
+    return "images"
+
+
 def labels():
     return torch.tensor([0, 1, 4])
 
@@ -124,7 +134,8 @@ VALID = {
     "data.FitInside": lambda: {"height": 8, "width": 8},
     "data.ImageDataset": lambda: vars(dataset()).copy(),
     "data.load_dataset": lambda: {"name": "digits"},
-    "data.load_folder": lambda: {"folder": "no such folder"},
+    "data.load_again": lambda: {"metadata": data.load_dataset("digits").metadata()},
+    "data.load_folder": lambda: {"folder": folder_of_images(), "progress": False},
     "data.normalize": lambda: {"images": dataset().test_images, "mean": (0.5,), "std": (0.5,)},
     "data.photograph": lambda: {"name": "cat"},
     "data.read_image": lambda: {"path": "picture.png"},
@@ -193,7 +204,8 @@ VALID = {
     "training.predict": lambda: {
         "model": model(), "dataset": dataset(), "images": dataset().test_images,
     },
-    "training.with_progress": lambda: {"training": training.Training(**task()), "show": False},
+    "training.seeded": lambda: {"training": training.Training(**task())},
+    "training.with_progress": lambda: {"training": training.Training(**task()), "progress": False},
     "utils.environment.device": dict,
     "utils.modes.evaluation_mode": lambda: {"model": model()},
     "weights.adapt": lambda: {

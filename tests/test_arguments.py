@@ -22,11 +22,7 @@ PUBLIC = public_functions.public_functions()
 PENDING = {
     "densenet_tutorial.network": "what `weights` must be is checked on another branch",
     "densenet_tutorial.memory": "checked on another branch",
-    "densenet_tutorial.training": "checked on another branch",
     "densenet_tutorial.weights": "checked on another branch",
-    "densenet_tutorial.data.datasets": "checked on another branch",
-    "densenet_tutorial.data.image_dataset": "checked on another branch",
-    "densenet_tutorial.data.folders": "checked on another branch",
 }
 
 #: Of these the models are made by `densenet`, with the same options.
@@ -166,8 +162,18 @@ TABLE = {
         "classes": CLASSES,
         "mean": [*numbers(), (0.5, 0.5), (math.nan,), (math.inf,)],
         "std": [*numbers(), (0.5, 0.5), (0.0,), (-1.0,), (math.nan,)],
+        "folder": optional(text()),
     },
-    "data.load_dataset": {"name": choice(), "root": optional(path())},
+    "data.load_again": {"metadata": [None, 3, "a", [], {}, {"name": "digits"}, Foreign()]},
+    "data.load_dataset": {"name": choice(), "root": optional(path()), "progress": flag()},
+    "data.load_folder": {
+        "folder": [*path(), "no such folder"],
+        "image_size": [*optional(whole()), (8,), (8, 8, 8), (8, 0), (8, None)],
+        "channels": [0, 2, 4, True, "1", Foreign()],
+        "test_fraction": real(-0.1, 1.1, math.inf),
+        "seed": whole(0),
+        "progress": flag(),
+    },
     "data.normalize": {
         "images": [*tensor("uint8", 2, 1, 8, 8)[:-1]],
         "mean": numbers(),
@@ -379,7 +385,9 @@ TABLE = {
         "recipe": choice(),
         "output": optional(path()),
         "resume": flag(),
-        "model_config": [3, "a", [], Foreign()],
+        "allow_changes": flag(),
+        "model_config": [3, "a", [], Foreign(), {"a": Foreign()}, {"a": torch.float32}],
+        "initial_weights": optional(text()),
         "progress": flag(),
     },
     "training.freeze": {"module": module()},
@@ -389,7 +397,8 @@ TABLE = {
         "images": tensor("uint8", 3, 1, 8, 8)[:-1],
         "batch_size": whole(),
     },
-    "training.with_progress": {"training": [*module()], "progress": flag(), "show": flag()},
+    "training.seeded": {"training": module()},
+    "training.with_progress": {"training": module(), "progress": flag()},
     "utils.environment.device": {"name": optional(choice())},
     "utils.modes.evaluation_mode": {"model": module()},
     "weights.adapt": {

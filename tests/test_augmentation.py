@@ -3,18 +3,19 @@
 import pytest
 import torch
 
+from densenet_tutorial import training
 from densenet_tutorial.training import augmentation
 from densenet_tutorial.training.augmentation import AUGMENTATIONS, augment
 
 
 def numbered(count=64, side=28, channels=1):
-    """Pictures of bytes from 1 to 255, so that zero means padding or cutout."""
+    """uint8 images of values from 1 to 255, so that zero means padding or cutout."""
     generator = torch.Generator().manual_seed(0)
     size = (count, channels, side, side)
     return torch.randint(1, 256, size, generator=generator, dtype=torch.uint8)
 
 
-@pytest.mark.parametrize("name", AUGMENTATIONS)
+@pytest.mark.parametrize("name", training.list_augmentations())
 @pytest.mark.parametrize("channels", [1, 3])
 def test_same_shape_and_type_from_the_same_seed_and_the_input_stays(name, channels):
     images = numbered(channels=channels)
@@ -30,7 +31,7 @@ def test_same_shape_and_type_from_the_same_seed_and_the_input_stays(name, channe
 
 
 @pytest.mark.parametrize(("side", "padding"), [(28, 3), (32, 4)])
-def test_every_crop_is_the_picture_moved_and_padded_with_zeros(side, padding):
+def test_every_crop_is_the_image_moved_and_padded_with_zeros(side, padding):
     torch.manual_seed(0)
     images = numbered(400, side)
     seen = set()
@@ -56,7 +57,7 @@ def test_channels_move_together():
         assert torch.equal(changed[:, 0], changed[:, 2])
 
 
-def test_half_of_the_pictures_are_mirrored():
+def test_half_of_the_images_are_mirrored():
     torch.manual_seed(0)
     images = numbered(1000)
     flipped = augmentation.flip(images)
@@ -86,5 +87,7 @@ def test_they_follow_each_other():
 
 
 def test_unknown_ones_are_named():
-    with pytest.raises(ValueError, match="^augment must be one of 'crop', .*got 'spin'"):
+    with pytest.raises(ValueError, match="^names must be .* one of 'crop', .*got \\('spin',\\)"):
         augment(numbered(), ("spin",))
+    with pytest.raises(ValueError, match="^images must be a uint8 tensor of images"):
+        augment(numbered().float(), ("crop",))

@@ -1,5 +1,6 @@
 """Two real processes, started by torchrun, against one."""
 
+import contextlib
 import json
 import os
 import signal
@@ -10,9 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from densenet_tutorial import memory
-from densenet_tutorial.training import distributed, run_folder
+from densenet_tutorial.training import run_folder
 
 HERE = Path(__file__).parent
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -33,17 +35,18 @@ def run(command, **options):
     return done
 
 
-def history(processes, norm, tmp_path):
+def trained(processes, norm, tmp_path):
     output = tmp_path / f"{norm}-{processes}.json"
     run([*LAUNCH, str(processes), str(HERE / "train_in_processes.py"), norm, str(output)])
     result = json.loads(output.read_text())
     assert result["processes"] == processes
     assert result["same"], "the processes ended with different weights or buffers"
-    return result["history"]
+    return result
 
 
 def assert_follows(two, one):
     """Every step's loss, and the test set's loss and accuracy after it."""
+    two, one = two["history"], one["history"]
     assert len(two) == 20
     for name in ("train_loss", "test_loss"):
         assert [row[name] for row in two] == pytest.approx([row[name] for row in one], rel=1e-4)
@@ -52,80 +55,152 @@ def assert_follows(two, one):
     assert one[-1]["train_loss"] < one[0]["train_loss"]
 
 
+@pytest.fixture
+def on_cpu(monkeypatch):
+    monkeypatch.setitem(ENVIRONMENT, "DENSENET_TUTORIAL_DEVICE", "cpu")
+
+
+def test_two_processes_follow_one(tmp_path, on_cpu):
+    two = trained(2, "frozen", tmp_path)
+    assert_follows(two, trained(1, "frozen", tmp_path))
+    assert sorted(i for shard in two["shards"] for i in shard) == list(range(51))
+    assert [len(shard) for shard in two["shards"]] == [26, 25]
+
+
 @pytest.fixture(scope="module")
-def one_process(tmp_path_factory):
-    return history(1, "frozen", tmp_path_factory.mktemp("one"))
+def two_processes(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(ENVIRONMENT, "DENSENET_TUTORIAL_DEVICE", "cpu")
+        # Weights and running statistics of all processes are compared in there.
+        return trained(2, "ordinary", tmp_path_factory.mktemp("ordinary"))
 
 
-@pytest.mark.parametrize("norm", ["frozen", *(m for m in memory.MODES if isinstance(m, str))])
-def test_two_processes_follow_one(norm, one_process, tmp_path, monkeypatch):
-    monkeypatch.setitem(ENVIRONMENT, "DENSENET_TUTORIAL_DEVICE", "cpu")
-    assert_follows(history(2, norm, tmp_path), one_process)
-
-
-def test_with_ordinary_batch_norm_all_processes_evaluate_the_same_model(tmp_path, monkeypatch):
-    monkeypatch.setitem(ENVIRONMENT, "DENSENET_TUTORIAL_DEVICE", "cpu")
-    rows = history(2, "ordinary", tmp_path)  # weights and running statistics are compared in there
-    assert rows[-1]["train_loss"] < rows[0]["train_loss"]
+@pytest.mark.parametrize("mode", [mode for mode in memory.MODES if isinstance(mode, str)])
+def test_two_processes_with_less_memory_follow_two(mode, two_processes, tmp_path, on_cpu):
+    efficient = trained(2, mode, tmp_path)
+    assert efficient["kept"] < 0.9 * two_processes["kept"]  # so the mode did act
+    assert_follows(efficient, two_processes)
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 def test_with_synchronised_batch_norm_two_gpus_follow_one(tmp_path, monkeypatch):
     monkeypatch.setitem(ENVIRONMENT, "DENSENET_TUTORIAL_DEVICE", "cuda")
-    assert_follows(history(2, "sync", tmp_path), history(1, "sync", tmp_path))
-
-
-def test_shares_are_the_whole_without_overlap(monkeypatch):
-    whole, shares = torch.arange(51), []
-    for rank in range(4):
-        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
-        monkeypatch.setattr(distributed, "size", lambda: 4)
-        shares.append(distributed.share(whole))
-    assert torch.equal(torch.cat(shares).sort().values, whole)
+    assert_follows(trained(2, "sync", tmp_path), trained(1, "sync", tmp_path))
 
 
 # ------------------------------------------------------------------------------ the command
 
+COMMAND = ["-m", "densenet_tutorial", "train", "--device", "cpu", "--quiet"]
 TRAIN = [
-    *("-m", "densenet_tutorial", "train", "--device", "cpu", "--quiet", "--model", "densenet_bc"),
-    *("--blocks", "1,1", "--growth-rate", "2", "--bn-size", "1", "--augment", "crop"),
-    *("--epochs", "3", "--batch-size", "100", "--output"),
+    *(*COMMAND, "--model", "densenet_bc", "--blocks", "1,1", "--growth-rate", "2"),
+    *("--bn-size", "1", "--augment", "crop", "--epochs", "3", "--batch-size", "100", "--output"),
 ]
+
+needs_proc = pytest.mark.skipif(sys.platform != "linux", reason="finds the processes under /proc")
 
 
 def processes_below(pid):
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="finds the processes under /proc")
-def test_when_one_process_is_killed_the_others_end_and_resuming_works(tmp_path):
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    run([*LAUNCH, "2", *TRAIN, str(whole)])
-
-    launched = subprocess.Popen(
-        [*LAUNCH, "2", *TRAIN, str(parts)], env=ENVIRONMENT, stderr=subprocess.PIPE, text=True
+@contextlib.contextmanager
+def launched(*arguments, until):
+    """A run of two processes, in a session of its own, once it has written the file `until`."""
+    process = subprocess.Popen(
+        [*LAUNCH, "2", *arguments],
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
-    deadline = time.monotonic() + 120
-    while not (parts / "last.pt").exists():
-        assert launched.poll() is None and time.monotonic() < deadline, "no first epoch"
-        time.sleep(0.02)
-    workers = processes_below(launched.pid)
-    assert len(workers) == 2
-    os.kill(workers[1], signal.SIGKILL)
-    _, errors = launched.communicate(timeout=120)
-    assert launched.returncode != 0
-    assert "SIGKILL" in errors
-    assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
-    assert not run_folder.read_checkpoint(parts / "last.pt")["history"][2:], (
-        "it was over before the kill"
-    )
+    try:
+        deadline = time.monotonic() + 120
+        while not until.exists():
+            assert process.poll() is None and time.monotonic() < deadline, "it did not begin"
+            time.sleep(0.02)
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
-    run([*LAUNCH, "2", "-m", "densenet_tutorial", "train", "--device", "cpu", "--quiet", "--resume", "--output", str(parts)])  # fmt: skip
-    one, other = (run_folder.read_checkpoint(folder / "last.pt") for folder in (whole, parts))
+
+def assert_same_run(one, other):
+    one, other = (run_folder.read_checkpoint(folder / "last.pt") for folder in (one, other))
     assert all(torch.equal(one["model"][key], other["model"][key]) for key in one["model"])
     for row in one["history"] + other["history"]:
         del row["seconds"]
     assert one["history"] == other["history"]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The folder of a run of two processes that nobody disturbed."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    run([*LAUNCH, "2", *TRAIN, str(folder)])
+    return folder
+
+
+@needs_proc
+def test_when_one_process_is_killed_the_others_end_and_resuming_works(whole, tmp_path):
+    parts = tmp_path / "parts"
+    with launched(*TRAIN, str(parts), until=parts / "metrics.csv") as process:
+        workers = processes_below(process.pid)
+        assert len(workers) == 2
+        os.kill(workers[1], signal.SIGKILL)
+        _, errors = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert "SIGKILL" in errors
+    assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
+    assert len(run_folder.read_run(parts)["history"]) < 3, "it was over before the kill"
+
+    run([*LAUNCH, "2", *COMMAND, "--resume", "--output", str(parts)])
+    assert_same_run(whole, parts)
+
+
+@needs_proc
+def test_when_torchrun_is_killed_no_process_trains_on_and_resuming_works(whole, tmp_path):
+    parts = tmp_path / "parts"
+    with launched(*TRAIN, str(parts), "--epochs", "1000", until=parts / "metrics.csv") as process:
+        workers = processes_below(process.pid)
+        assert len(workers) == 2
+        os.kill(process.pid, signal.SIGKILL)
+        killed = time.monotonic()
+        while any(Path(f"/proc/{pid}").exists() for pid in workers):
+            assert time.monotonic() < killed + 20, "a process trains on"
+            time.sleep(0.1)
+    state = run_folder.read_run(parts)
+    assert state["history"]
+    # Nobody holds the folder any more, and the run goes on from where it was.
+    more = [*COMMAND, "--resume", "--output", str(parts), "--allow-changes", "--epochs"]
+    run([*LAUNCH, "2", *more, str(len(state["history"]) + 1)])
+    assert len(run_folder.read_run(parts)["history"]) == len(state["history"]) + 1
+
+
+def test_ctrl_c_in_the_terminal_stops_all_after_a_step(tmp_path):
+    """Each process has it from the terminal, and once more from torchrun."""
+    folder = tmp_path / "run"
+    with launched(*TRAIN, str(folder), "--epochs", "1000", until=folder / "metrics.csv") as process:
+        os.killpg(process.pid, signal.SIGINT)
+        printed, errors = process.communicate(timeout=120)
+    assert (printed + errors).count("stopped after step ") == 1
+    assert "stopped at once" not in printed + errors
+    assert run_folder.read_run(folder)["step"] > 0
+
+
+def test_another_number_of_processes_needs_to_be_insisted_on(whole, tmp_path):
+    run(["cp", "-r", str(whole), str(tmp_path / "run")])
+    more = [*COMMAND, "--resume", "--output", str(tmp_path / "run")]
+    done = subprocess.run(
+        [sys.executable, *more], capture_output=True, text=True, check=False, env=ENVIRONMENT
+    )
+    assert done.returncode == 2
+    assert "processes was 2 and is now 1; to go on all the same, allow changes" in done.stderr
+    done = run([sys.executable, *more, "--allow-changes", "--epochs", "4"])
+    assert "processes was 2 and is now 1" in done.stderr
+    assert "no longer, bit for bit" in done.stderr
+    history = run_folder.read_run(tmp_path / "run")["history"]
+    assert history[:3] == run_folder.read_run(whole)["history"] and len(history) == 4
 
 
 def refusal(*command):
@@ -136,9 +211,66 @@ def refusal(*command):
     return done.stderr
 
 
-def test_what_is_refused_is_said_once(tmp_path):
+def test_what_is_refused_is_said_once(whole, tmp_path):
     errors = refusal(*LAUNCH, "2", *TRAIN, str(tmp_path / "run"), "--batch-size", "33")
     assert errors.count("batch_size must be a multiple of the 2 processes, got 33") == 1
     errors = refusal(*LAUNCH, "2", *TRAIN, str(tmp_path / "run"), "--sync-batch-norm")
     assert errors.count("PyTorch's synchronised batch norm works on GPUs alone") == 1
     assert not (tmp_path / "run").exists()
+    errors = refusal(*LAUNCH, "2", *TRAIN, str(tmp_path / "run"), "--lr", "1e30")
+    assert errors.count("is not finite any more in epoch 1, after step 50") == 1
+    errors = refusal(*LAUNCH, "2", *TRAIN, str(whole))
+    assert errors.count("output must be a folder without a run") == 1
+
+
+def test_a_state_that_fits_one_process_alone_is_refused(whole, tmp_path):
+    run(["cp", "-r", str(whole), str(tmp_path / "run")])
+    state = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
+    state["random"][1]["cpu"] = torch.zeros(4)
+    torch.save(state, tmp_path / "run" / "last.pt")
+    errors = refusal(*LAUNCH, "2", *COMMAND, "--resume", "--output", str(tmp_path / "run"))
+    assert errors.count("last.pt does not fit this run: ") == 1
+
+
+# Two machines are two processes of which each has files of its own: "MINE" is the rank's folder.
+ON_TWO_MACHINES = """
+import os, sys
+from pathlib import Path
+from densenet_tutorial.__main__ import main
+
+mine = str(Path(__file__).parent / ("machine" + os.environ["RANK"]))
+main([word.replace("MINE", mine) for word in sys.argv[1:]])
+"""
+
+
+@pytest.fixture
+def two_machines(tmp_path):
+    (tmp_path / "program.py").write_text(ON_TWO_MACHINES)
+    for rank in range(2):
+        for label in "ab":
+            folder = tmp_path / f"machine{rank}" / "images" / label
+            folder.mkdir(parents=True)
+            for i in range(5):
+                Image.new("L", (8, 8), 40 * i + 10 * (label == "b")).save(folder / f"{i}.png")
+    return [*LAUNCH, "2", str(tmp_path / "program.py"), *TRAIN[2:], "MINE/run"]
+
+
+def test_only_the_main_process_needs_the_runs_folder(two_machines, tmp_path):
+    options = ["--dataset", "MINE/images", "--batch-size", "2", "--epochs", "1"]
+    run([*two_machines, *options])
+    assert not (tmp_path / "machine1" / "run").exists()
+    run([*two_machines, *options, "--resume", "--allow-changes", "--epochs", "2"])
+    assert not (tmp_path / "machine1" / "run").exists()
+    assert len(run_folder.read_run(tmp_path / "machine0" / "run")["history"]) == 2
+
+
+def test_what_is_wrong_on_one_machine_alone_is_said(two_machines, tmp_path):
+    options = ["--dataset", "MINE/images", "--batch-size", "2"]
+    Image.new("L", (8, 8), 255).save(tmp_path / "machine1" / "images" / "a" / "1.png")
+    errors = refusal(*two_machines, *options)
+    assert errors.count("all processes must train the same, but in rank 1 dataset.mean was") == 1
+    (tmp_path / "machine1" / "images" / "a" / "0.png").write_bytes(b"no image")
+    errors = refusal(*two_machines, *options)
+    assert errors.count("1 of 10 images cannot be used. The first: ") == 1
+    assert "machine1/images/a/0.png" in errors
+    assert not (tmp_path / "machine0" / "run").exists()

@@ -845,7 +845,7 @@ def test_a_checkpoint_whose_configuration_is_none_says_so(tmp_path, part, said):
 def test_what_a_checkpoint_says_of_its_data_is_used(tmp_path):
     path = checkpoint(tmp_path)
     assert weights.categories(path) == list("abcde")
-    assert weights.transforms(path)(Image.new("L", (20, 10), 255)).unique().tolist() == [2.0]
+    assert weights.transforms(path)(Image.new("L", (20, 20), 255)).unique().tolist() == [2.0]
     assert weights.categories(weights.read(path)) == list("abcde")
 
 

@@ -22,8 +22,10 @@ import torch
 import torchvision
 
 from densenet_tutorial import data, network, training
+from densenet_tutorial.__main__ import Task
 from densenet_tutorial.training import run_folder
 from densenet_tutorial.utils import files
+from densenet_tutorial.utils.options import as_words
 
 ROOT = Path(__file__).resolve().parents[2]
 BUNDLED = ROOT / "densenet_tutorial" / "weights" / "bundled"
@@ -32,26 +34,13 @@ TABLE = ROOT / "book" / "results" / "weights.csv"
 
 def command(config):
     """The command that trains such a run: every option that differs from its default."""
-    model, recipe = dict(config["model"]), config["recipe"]
-    words = ["python", "-m", "densenet_tutorial", "train", "--dataset", config["dataset"]["name"]]
-    words += ["--model", model["name"]]
-    options = {
-        "--blocks": ",".join(map(str, model.get("block_config", []))),
-        "--growth-rate": model.get("growth_rate", ""),
-        "--bn-size": model.get("bn_size", ""),
-        "--drop-rate": model.get("drop_rate", ""),
+    task = {
+        "dataset": config["dataset"]["name"],
+        **config["model"],
+        "model": config["model"]["name"],
     }
-    for name, default in vars(training.Recipe()).items():
-        if recipe[name] != (list(default) if isinstance(default, tuple) else default):
-            options[f"--{name.replace('_', '-')}"] = recipe[name]
-    for option, value in options.items():
-        if value is True:
-            words.append(option)
-        elif isinstance(value, list):
-            words += [option, *value]
-        elif value != "":
-            words += [option, str(value)]
-    return shlex.join([*words, "--output", "RUN"])
+    words = [*as_words(task, Task), *as_words(config["recipe"], training.Recipe)]
+    return shlex.join(["python", "-m", "densenet_tutorial", "train", *words, "--output", "RUN"])
 
 
 def main():

@@ -1,7 +1,8 @@
-"""Data sets of small images, held in memory as bytes.
+"""Data sets of small images, held in memory as uint8 tensors.
 
-``fashion-mini`` and ``digits`` ship with the package. The full sets come through torchvision, or from a folder that
-already holds their files; ``DENSENET_TUTORIAL_DATA`` says where (default ``~/.cache/densenet-tutorial``).
+The ones that are bundled need no download. The full sets come through torchvision, or from a folder
+that already holds their files; ``DENSENET_TUTORIAL_DATA`` says where (default
+``~/.cache/densenet-tutorial``). To add one, write its loader here under :func:`named`.
 """
 
 import bz2
@@ -13,7 +14,6 @@ import math
 import os
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ import torch
 import torchvision
 from torch import Tensor
 
+from densenet_tutorial.data.folders import load_folder
+from densenet_tutorial.data.image_dataset import ImageDataset, mean_and_std
 from densenet_tutorial.utils import arguments
 
 FASHION_CLASSES = (
@@ -33,8 +35,8 @@ FASHION_CLASSES = (
 FASHION_MINI_SHA256 = "d9db67166f584c9e1ac219bb2780d6b5a706c476378bb1108d446b5e90ad1c8b"
 DIGITS_SHA256 = "2ebdc67e99821bd3a10c8dbdb383dd3a34738146b9976193e776a2757c7f0b14"
 
-#: SHA-256 of what is inside Fashion-MNIST's four files. (Of the content, since packers differ: Debian's package
-#: holds the original files with the name and time taken out of their gzip headers.)
+#: SHA-256 of what is inside Fashion-MNIST's four files. (Of the content, since packers differ:
+#: Debian's package holds the original files with the name and time taken out of their gzip headers.)
 FASHION_MNIST_SHA256 = {
     "train-images-idx3-ubyte.gz": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
     "train-labels-idx1-ubyte.gz": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
@@ -46,94 +48,108 @@ FASHION_MNIST_SHA256 = {
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 
 
-@dataclass(frozen=True)
-class ImageDataset:
-    """Training and test images with their labels.
+#: What loads a data set, from :func:`load_dataset`'s `root`.
+Loader = Callable[[Path | None], ImageDataset]
 
-    Attributes:
-        name: as given to :func:`load_dataset`.
-        train_images, test_images: uint8 of (N, C, H, W), values 0 to 255.
-        train_labels, test_labels: int64 of (N,), indices into `classes`.
-        classes: the class names.
-        mean, std: per channel, over the training images scaled to 0 to 1.
-    """
-
-    name: str
-    train_images: Tensor
-    train_labels: Tensor
-    test_images: Tensor
-    test_labels: Tensor
-    classes: tuple[str, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    def normalize(self, images: Tensor) -> Tensor:
-        """Bytes (N, C, H, W) to floats with mean 0 and standard deviation 1 per channel, on their device."""
-        return normalize(images, self.mean, self.std)
-
-    def description(self) -> dict[str, Any]:
-        """What a user of a trained model has to know of its data, as JSON can hold it."""
-        return {
-            "name": self.name,
-            "train_images": len(self.train_images),
-            "image_shape": list(self.train_images.shape[1:]),
-            "classes": list(self.classes),
-            "mean": list(self.mean),
-            "std": list(self.std),
-        }
+LOADERS: dict[str, Loader] = {}
 
 
-def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Bytes (N, C, H, W) to floats: scaled to 0 to 1, minus `mean`, over `std`, both per channel of that scale."""
-    shift = torch.tensor(mean, device=images.device).view(-1, 1, 1)
-    scale = torch.tensor(std, device=images.device).view(-1, 1, 1)
-    return (images.float() / 255 - shift) / scale
+def named(name: str) -> Callable[[Loader], Loader]:
+    """Decorate a loader: from now on, the data set called `name` is listed and can be loaded."""
+
+    def register(loader: Loader) -> Loader:
+        LOADERS[name] = loader
+        return loader
+
+    return register
 
 
-def load_dataset(name: str = "fashion-mini", root: str | Path | None = None) -> ImageDataset:
+def list_datasets() -> list[str]:
+    """The names that :func:`load_dataset` takes."""
+    return list(LOADERS)
+
+
+@arguments.check(root=arguments.optional(arguments.path), progress=arguments.boolean)
+def load_dataset(
+    name: str | os.PathLike[str] = "fashion-mini",
+    root: str | os.PathLike[str] | None = None,
+    *,
+    progress: bool = True,
+    **options: Any,
+) -> ImageDataset:
     """Load a data set into memory.
 
     Args:
-        name: ``"fashion-mini"`` or ``"digits"`` (8 x 8 pixels; 797 to train on, 1,000 to test on), which ship with the
-            package; ``"fashion-mnist"``, ``"cifar10"`` or ``"cifar100"``.
+        name: one of :func:`list_datasets`; or the path of a folder of images by class.
         root: the folder to look in and to download to; default ``DENSENET_TUTORIAL_DATA``, else
             ``~/.cache/densenet-tutorial``. For Fashion-MNIST, Debian's package is found by itself.
+        progress: whether to show a progress bar while a folder is read.
+        options: for a folder of images by class, those of :func:`load_folder`.
 
     Raises:
-        ValueError: an unknown name, or a file whose checksum is wrong.
-        ConnectionError: files are missing and cannot be downloaded; the message says where to put them.
-
-    Source: Xiao et al. 2017, https://arxiv.org/abs/1708.07747 (Fashion-MNIST, MIT licence); Krizhevsky 2009,
-    *Learning Multiple Layers of Features from Tiny Images* (CIFAR); Alpaydin and Kaynak 1998,
-    https://doi.org/10.24432/C50P49 (digits, CC BY 4.0).
+        ValueError: an unknown name, or a file whose checksum is wrong; or as :func:`load_folder`.
+        ConnectionError: files are missing and cannot be downloaded; the message says where to put
+            them.
     """
-    arguments.one_of(_LOADERS)("name", name)
-    folder = Path(root or os.environ.get("DENSENET_TUTORIAL_DATA") or "~/.cache/densenet-tutorial")
+    if isinstance(name, str) and name in LOADERS:
+        if options:
+            raise ValueError(f"{min(options)} is for a folder of images by class, got {name!r}")
+        return LOADERS[name](None if root is None else Path(root).expanduser())
+    if isinstance(name, (str, os.PathLike)) and str(name) and Path(name).expanduser().is_dir():
+        return load_folder(name, progress=progress, **options)
+    raise ValueError(
+        f"name must be one of {', '.join(map(repr, LOADERS))}, or a folder of images by class, "
+        f"got {arguments.shown(name)}"
+    )
+
+
+def _described(value: Any) -> dict[str, Any]:
+    shape = value["image_shape"]
+    arguments.sequence_of(arguments.positive_int).convert(shape)
+    if len(shape) != 3 or not isinstance(value["name"], str):
+        raise ValueError
+    return value
+
+
+_metadata = arguments.Check("what a data set's metadata() returns", _described)
+
+
+@arguments.check(metadata=_metadata)
+def load_again(metadata: dict[str, Any], **options: Any) -> ImageDataset:
+    """The data set that ``metadata`` is of (:meth:`ImageDataset.metadata`), as a run keeps it.
+
+    Args:
+        metadata: what the run says of its data.
+        options: of :func:`load_dataset`, in place of what `metadata` says; with another `name`, a
+            folder's images are still brought to the size and channels that `metadata` has.
+    """
+    name = options.pop("name", None) or metadata.get("folder") or metadata["name"]
+    if name not in LOADERS:
+        channels, *size = metadata["image_shape"]
+        options = {"image_size": tuple(size), "channels": channels} | options
+    return load_dataset(name, **options)
+
+
+def _downloads(root: Path | None) -> Path:
+    """The folder that holds downloads."""
+    if root is None and (folder := os.environ.get("DENSENET_TUTORIAL_DATA")):
+        return Path(folder).expanduser()
     try:
-        folder = folder.expanduser()
-    except RuntimeError as error:  # nobody's home is known; what ships needs none
-        if name not in ("fashion-mini", "digits"):
-            raise ValueError(
-                f"no home folder is known here to keep {name!r} in: let DENSENET_TUTORIAL_DATA name one"
-            ) from error
-    return _LOADERS[name](folder)
+        return root or Path.home() / ".cache" / "densenet-tutorial"
+    except RuntimeError as error:
+        raise ValueError(
+            "no home folder is known here to keep data sets in: let DENSENET_TUTORIAL_DATA name one"
+        ) from error
 
 
 def _dataset(
-    name: str, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], classes: tuple[str, ...]
+    name: str, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], classes: Sequence[str]
 ) -> ImageDataset:
-    values = train[0].transpose(0, 1).flatten(1)  # one row of bytes per channel
-    histogram = (
-        torch.stack([row.bincount(minlength=256) for row in values]).double() / values.shape[1]
-    )
-    levels = torch.arange(256, dtype=torch.float64) / 255
-    mean = histogram @ levels
-    std = (histogram @ levels**2 - mean**2).sqrt()
-    return ImageDataset(name, *train, *test, classes, tuple(mean.tolist()), tuple(std.tolist()))
+    return ImageDataset(name, *train, *test, tuple(classes), *mean_and_std(train[0]))
 
 
 def _shipped(file: str, sha256: str) -> tuple[Tensor, Tensor]:
-    """Images (N, 1, side, side) and labels of a file in ``bundled``: one row an image, the label first."""
+    """Images (N, 1, side, side) and labels of a bundled file: one row an image, the label first."""
     packed = resources.files("densenet_tutorial").joinpath(f"data/bundled/{file}").read_bytes()
     if hashlib.sha256(packed).hexdigest() != sha256:
         raise ValueError(f"{file} in the package is damaged (wrong SHA-256); install it again")
@@ -142,21 +158,27 @@ def _shipped(file: str, sha256: str) -> tuple[Tensor, Tensor]:
     return rows[:, 1:].reshape(-1, 1, side, side), rows[:, 0].long()
 
 
-def _fashion_mini(root: Path) -> ImageDataset:
+@named("fashion-mini")
+def _fashion_mini(root: Path | None) -> ImageDataset:
+    """6,000 of Fashion-MNIST's images: 500 of each class to train on, 100 to test on."""
     images, labels = _shipped("fashion-mini.npy.bz2", FASHION_MINI_SHA256)
     train, test = (images[:5000], labels[:5000]), (images[5000:], labels[5000:])
     return _dataset("fashion-mini", train, test, FASHION_CLASSES)
 
 
-def _digits(root: Path) -> ImageDataset:
+@named("digits")
+def _digits(root: Path | None) -> ImageDataset:
+    """8 x 8 pixels; Alpaydin and Kaynak 1998, https://doi.org/10.24432/C50P49 (CC BY 4.0)."""
     sixteenths, labels = _shipped("digits.npy.bz2", DIGITS_SHA256)
     images = (sixteenths.float() * (255 / 16)).round().byte()
     train, test = (images[:797], labels[:797]), (images[797:], labels[797:])
     return _dataset("digits", train, test, tuple("0123456789"))
 
 
-def _fashion_mnist(root: Path) -> ImageDataset:
-    folder = _find_fashion_mnist(root)
+@named("fashion-mnist")
+def _fashion_mnist(root: Path | None) -> ImageDataset:
+    """Xiao et al. 2017, https://arxiv.org/abs/1708.07747 (MIT licence)."""
+    folder = _find_fashion_mnist(_downloads(root))
     images, labels, test_images, test_labels = (
         _read_idx(folder / file, sha256) for file, sha256 in FASHION_MNIST_SHA256.items()
     )
@@ -168,12 +190,15 @@ def _fashion_mnist(root: Path) -> ImageDataset:
 
 
 def _find_fashion_mnist(root: Path) -> Path:
-    """The folder that holds Fashion-MNIST's four files; they are downloaded to `root` if they are nowhere."""
+    """The folder that holds Fashion-MNIST's four files; if none does, they are downloaded."""
     target = root / "FashionMNIST" / "raw"  # where torchvision keeps them
     for folder in (root, target, DEBIAN_FASHION_MNIST):
         if all((folder / file).is_file() for file in FASHION_MNIST_SHA256):
             return folder
-    where = f"{', '.join(FASHION_MNIST_SHA256)} into {target}, or install Debian's package dataset-fashion-mnist"
+    where = (
+        f"{', '.join(FASHION_MNIST_SHA256)} into {target}, or install Debian's package "
+        "dataset-fashion-mnist"
+    )
     address = torchvision.datasets.FashionMNIST.mirrors[0]
     for file, md5 in torchvision.datasets.FashionMNIST.resources:
         with _explaining_failed_downloads("fashion-mnist", where):
@@ -182,7 +207,7 @@ def _find_fashion_mnist(root: Path) -> Path:
 
 
 def _read_idx(path: Path, sha256: str) -> Tensor:
-    """Read one of MNIST's files, a gzip of: two zero bytes, type 8 (bytes), rank, sizes, the values."""
+    """Read one of MNIST's files, a gzip of: two zero bytes, type 8 (uint8), rank, sizes, values."""
     try:
         data = bytearray(gzip.decompress(path.read_bytes()))
     except (OSError, EOFError, zlib.error) as error:
@@ -196,21 +221,26 @@ def _read_idx(path: Path, sha256: str) -> Tensor:
     return torch.frombuffer(data, dtype=torch.uint8, offset=4 + 4 * rank).reshape(sizes)
 
 
-def _cifar(name: str, kind: type) -> Callable[[Path], ImageDataset]:
-    def load(root: Path) -> ImageDataset:
-        # torchvision compares every file with its MD5 before it opens one.
-        with _explaining_failed_downloads(name, f"{kind.filename} into {root}"):
-            parts = [kind(str(root), train=train, download=True) for train in (True, False)]
-        train, test = [
-            (
-                torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous(),
-                torch.tensor(part.targets),
-            )
-            for part in parts
-        ]
-        return _dataset(name, train, test, tuple(parts[0].classes))
+@named("cifar10")
+def _cifar10(root: Path | None) -> ImageDataset:
+    return _cifar("cifar10", torchvision.datasets.CIFAR10, _downloads(root))
 
-    return load
+
+@named("cifar100")
+def _cifar100(root: Path | None) -> ImageDataset:
+    return _cifar("cifar100", torchvision.datasets.CIFAR100, _downloads(root))
+
+
+def _cifar(name: str, kind: Any, root: Path) -> ImageDataset:
+    """Krizhevsky 2009, *Learning Multiple Layers of Features from Tiny Images*."""
+    # torchvision compares every file with its MD5 before it opens one.
+    with _explaining_failed_downloads(name, f"{kind.filename} into {root}"):
+        parts = [kind(str(root), train=train, download=True) for train in (True, False)]
+    train, test = [
+        (torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(part.targets))
+        for part in parts
+    ]
+    return _dataset(name, train, test, parts[0].classes)
 
 
 @contextlib.contextmanager
@@ -223,12 +253,3 @@ def _explaining_failed_downloads(name: str, where: str) -> Iterator[None]:
             f"{name!r} is not on this machine and could not be downloaded ({error}). Put {where}; "
             "or use 'fashion-mini', which needs no download."
         ) from error
-
-
-_LOADERS: dict[str, Callable[[Path], ImageDataset]] = {
-    "fashion-mini": _fashion_mini,
-    "digits": _digits,
-    "fashion-mnist": _fashion_mnist,
-    "cifar10": _cifar("cifar10", torchvision.datasets.CIFAR10),
-    "cifar100": _cifar("cifar100", torchvision.datasets.CIFAR100),
-}

@@ -52,7 +52,7 @@ class MemoryFigures:
         largest_batch: images that fit on the GPU for one step, to within an eighth.
         seconds: of the repeated steps, in order.
         ratio: the median of `seconds`, divided by that of the first model.
-        from_plain: how far the gradients are from our plain model's (:func:`gradient_distances`).
+        from_plain: how far the gradients are from our plain model's.
         from_float64: how far they are from those that our plain model has in float64.
 
     What was not measured is ``None``, such as `peak` and `largest_batch` on a CPU.
@@ -116,7 +116,7 @@ def compare_memory(
     x = torch.randn(shape, device=device)
     built = {label: build().to(device) for label, build in models(name).items()}
     seconds = _step_seconds(list(built.values()), x, repeats)
-    distances = {} if quick else gradient_distances(built, x)
+    distances = {} if quick else _gradient_distances(built, x)
     first = statistics.median(seconds[0])
 
     found = []
@@ -163,7 +163,7 @@ def _step_seconds(models: list[nn.Module], x: Tensor, repeats: int) -> list[list
     return seconds
 
 
-def gradient_distances(models: dict[str, nn.Module], x: Tensor) -> dict[str, dict[str, float]]:
+def _gradient_distances(models: dict[str, nn.Module], x: Tensor) -> dict[str, dict[str, float]]:
     """How far the gradients of each model are from those of our plain one, and from float64.
 
     All models get the weights of the one that is called "ours". The distance of two gradients is the

@@ -1,5 +1,6 @@
 """Training an image classifier, in one process or several, from the start or from a checkpoint."""
 
+from densenet_tutorial.training.augmentation import list_augmentations
 from densenet_tutorial.training.loop import (
     Training,
     evaluate,
@@ -7,9 +8,10 @@ from densenet_tutorial.training.loop import (
     freeze,
     predict,
     requests_to_stop,
+    seeded,
     with_progress,
 )
-from densenet_tutorial.training.recipe import AMP, SCHEDULES, Recipe
+from densenet_tutorial.training.recipe import AMP, SCHEDULES, Recipe, list_schedules
 
 __all__ = [
     "AMP",
@@ -19,7 +21,10 @@ __all__ = [
     "evaluate",
     "fit",
     "freeze",
+    "list_augmentations",
+    "list_schedules",
     "predict",
     "requests_to_stop",
+    "seeded",
     "with_progress",
 ]

@@ -1,10 +1,11 @@
-"""Random changes to training pictures that leave their meaning alone, on a whole batch at once.
+"""Random changes to training images that leave their meaning alone, on a whole batch at once.
 
-Every function takes bytes of (N, C, H, W) on any device and returns new ones of the same shape, drawn with that
-device's default generator. There is no loop over pictures, so this costs little beside a training step.
+Every function takes a uint8 tensor (N, C, H, W) on any device and returns a new one of the same
+shape, drawn with that device's default generator. There is no loop over images, so this costs
+little beside a training step.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -14,9 +15,10 @@ from densenet_tutorial.utils import arguments
 
 
 def crop(images: Tensor) -> Tensor:
-    """Move each picture by up to an eighth of its side: pad with zeros, then cut out the old size.
+    """Move each image by up to an eighth of its side: pad with zeros, then cut out the old size.
 
-    Source: Huang et al. 2017, https://arxiv.org/abs/1608.06993, section 4.1: 4 pixels of padding at 32 x 32.
+    Source: Huang et al. 2017, https://arxiv.org/abs/1608.06993, section 4.1: 4 pixels of padding at
+    32 x 32.
     """
     count, _, height, width = images.shape
     padding = max(height, width) // 8
@@ -24,16 +26,14 @@ def crop(images: Tensor) -> Tensor:
     top, left = torch.randint(2 * padding + 1, (2, count, 1), device=images.device)
     rows = top + torch.arange(height, device=images.device)  # (N, H), where each new row comes from
     columns = left + torch.arange(width, device=images.device)
-    picture = torch.arange(count, device=images.device)
+    image = torch.arange(count, device=images.device)
     # Indexed dimensions come first, (N, H, W), and channels last.
-    chosen = padded.permute(0, 2, 3, 1)[
-        picture[:, None, None], rows[:, :, None], columns[:, None, :]
-    ]
+    chosen = padded.permute(0, 2, 3, 1)[image[:, None, None], rows[:, :, None], columns[:, None, :]]
     return chosen.permute(0, 3, 1, 2).contiguous()
 
 
 def flip(images: Tensor) -> Tensor:
-    """Mirror each picture left to right, with probability one half.
+    """Mirror each image left to right, with probability one half.
 
     Source: Huang et al. 2017, https://arxiv.org/abs/1608.06993, section 4.1.
     """
@@ -42,16 +42,16 @@ def flip(images: Tensor) -> Tensor:
 
 
 def cutout(images: Tensor) -> Tensor:
-    """Blacken a square of a quarter of the side in each picture, centred anywhere.
+    """Blacken a square of a quarter of the side in each image, centred anywhere.
 
-    Source: DeVries and Taylor 2017, https://arxiv.org/abs/1708.04552, where 8 pixels of 32 serve for CIFAR-100.
+    Source: DeVries and Taylor 2017, https://arxiv.org/abs/1708.04552, where 8 pixels of 32 serve
+    for CIFAR-100.
     """
     count, _, height, width = images.shape
     side = max(height, width) // 4
 
-    def covered(
-        length: int,
-    ) -> Tensor:  # (N, length), true for `side` places in a row, or fewer at an edge
+    def covered(length: int) -> Tensor:
+        """(N, length), true for `side` places in a row, or fewer at an edge."""
         start = torch.randint(length, (count, 1), device=images.device) - side // 2
         places = torch.arange(length, device=images.device)
         return (places >= start) & (places < start + side)
@@ -61,15 +61,28 @@ def cutout(images: Tensor) -> Tensor:
 
 
 #: What ``Recipe.augment`` may name.
-AUGMENTATIONS = {"crop": crop, "flip": flip, "cutout": cutout}
+AUGMENTATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "crop": crop,
+    "flip": flip,
+    "cutout": cutout,
+}
 
 
+def list_augmentations() -> list[str]:
+    """The names that ``Recipe.augment`` may hold."""
+    return list(AUGMENTATIONS)
+
+
+@arguments.check(
+    images=arguments.uint8_images,
+    names=arguments.sequence_of(arguments.one_of(AUGMENTATIONS), empty=True),
+)
 def augment(images: Tensor, names: Sequence[str]) -> Tensor:
-    """Apply the named augmentations, in order.
+    """Apply the named augmentations, in order, to uint8 images (N, C, H, W).
 
     Raises:
-        ValueError: a name is not in :data:`AUGMENTATIONS`.
+        ValueError: `images` are no such images, or a name is not in :func:`list_augmentations`.
     """
     for name in names:
-        images = AUGMENTATIONS[arguments.one_of(AUGMENTATIONS)("augment", name)](images)
+        images = AUGMENTATIONS[name](images)
     return images

@@ -1,17 +1,13 @@
-"""How to train: :class:`Recipe`, and what it can choose from."""
+"""How to train: :class:`Recipe`, and the schedules that it can choose from."""
 
-import dataclasses
 import math
-from collections.abc import Callable
-from typing import Any
 
 import torch
-from torch.optim import lr_scheduler
+from torch.optim import Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler
 
 from densenet_tutorial.training.augmentation import AUGMENTATIONS
 from densenet_tutorial.utils.arguments import (
-    Check,
     boolean,
     fraction,
     non_negative_int,
@@ -21,75 +17,90 @@ from densenet_tutorial.utils.arguments import (
     positive_number,
     sequence_of,
 )
+from densenet_tutorial.utils.options import checked_dataclass, option
 
-#: How the learning rate changes over all steps of a run, from an optimizer, its learning rate and the number of steps.
-SCHEDULES: dict[str, Callable[[torch.optim.Optimizer, float, int], LRScheduler]] = {
-    "step": lambda optimizer, lr, steps: lr_scheduler.MultiStepLR(
-        optimizer, [math.ceil(steps / 2), math.ceil(steps * 3 / 4)]
-    ),
-    "cosine": lambda optimizer, lr, steps: lr_scheduler.CosineAnnealingLR(optimizer, steps),
-    "one-cycle": lambda optimizer, lr, steps: lr_scheduler.OneCycleLR(
-        optimizer, lr, total_steps=steps + 1, cycle_momentum=False
-    ),
-}
+
+def step(optimizer: Optimizer, lr: float, steps: int) -> LRScheduler:
+    """The paper's: a tenth of `lr` after half of the steps, a hundredth after three quarters."""
+    return lr_scheduler.MultiStepLR(optimizer, [math.ceil(steps / 2), math.ceil(steps * 3 / 4)])
+
+
+def cosine(optimizer: Optimizer, lr: float, steps: int) -> LRScheduler:
+    """From `lr` down to zero along half a cosine wave."""
+    return lr_scheduler.CosineAnnealingLR(optimizer, steps)
+
+
+def one_cycle(optimizer: Optimizer, lr: float, steps: int) -> LRScheduler:
+    """Up to `lr` for 30 % of the steps, then down (Smith and Topin 2018)."""
+    return lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps + 1, cycle_momentum=False)
+
+
+#: How the learning rate changes: from an optimizer, its learning rate and the number of a run's
+#: steps to a scheduler that is advanced once a step.
+SCHEDULES = {"step": step, "cosine": cosine, "one-cycle": one_cycle}
 
 #: Lower precisions for the forward pass.
-AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
+AMP: dict[str | None, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def _option(default: Any, check: Check, help: str) -> Any:
-    """A field of :class:`Recipe`: its check, and the words that the command line shows."""
-    return dataclasses.field(default=default, metadata={"check": check, "help": help})
+def list_schedules() -> list[str]:
+    """The names that ``Recipe.schedule`` may be."""
+    return list(SCHEDULES)
 
 
-@dataclasses.dataclass(frozen=True)
+@checked_dataclass
 class Recipe:
-    """How to train. The defaults are the paper's for CIFAR (section 4.2), which augments by ``("crop", "flip")``.
-
-    Attributes:
-        epochs: passes over the training images.
-        batch_size: images per step, of all processes together; a last, smaller batch is left out.
-        lr: the learning rate at its highest.
-        schedule: ``"step"`` (a tenth after half, a hundredth after three quarters of the steps), ``"cosine"`` (down
-            to zero along half a wave) or ``"one-cycle"`` (up for 30 % of the steps, then down).
-        weight_decay: L2 penalty on all parameters.
-        label_smoothing: share of each label that is spread over all classes, 0 to 1.
-        augment: names from :data:`augmentation.AUGMENTATIONS`, in the order in which they are applied.
-        clip_norm: gradients are scaled down to this norm where theirs is larger; ``None`` leaves them.
-        amp: ``"bf16"`` or ``"fp16"`` for a forward pass in lower precision, ``None`` for float32.
-        channels_last: whether all channels of a pixel lie next to each other in memory. The results are the same.
-        compile: whether to run the model through ``torch.compile``.
-        sync_batch_norm: whether batch norm takes its statistics over all processes' images (on GPUs).
-        seed: of the images' order, of augmentation and of dropout. (Initial weights are the model's own affair.)
+    """How to train. The defaults are the paper's for CIFAR, which augments by ``("crop", "flip")``.
 
     Raises:
         ValueError: an attribute is out of its range.
 
-    Source: Huang et al. 2017, https://arxiv.org/abs/1608.06993, section 4.2; one cycle: Smith and Topin 2018,
-    https://arxiv.org/abs/1708.07120.
+    Source: Huang et al. 2017, https://arxiv.org/abs/1608.06993, section 4.2; one cycle: Smith and
+    Topin 2018, https://arxiv.org/abs/1708.07120.
     """
 
-    epochs: int = _option(300, positive_int, "passes over the images")
-    batch_size: int = _option(64, positive_int, "images per step, of all processes together")
-    lr: float = _option(0.1, positive_number, "learning rate at its highest")
-    schedule: str = _option("step", one_of(SCHEDULES), "of the learning rate")
-    weight_decay: float = _option(1e-4, fraction, "L2 penalty on all parameters")
-    label_smoothing: float = _option(0.0, fraction, "share of each label that all classes get")
-    augment: tuple[str, ...] = _option(
-        (), sequence_of(one_of(AUGMENTATIONS), empty=True), "applied in the order given"
+    epochs: int = option(300, positive_int, "passes over the training images")
+    batch_size: int = option(
+        64,
+        positive_int,
+        "images per step, of all processes together; a last, smaller batch is left out",
     )
-    clip_norm: float | None = _option(
-        None, optional(positive_number), "scale larger gradients down to this norm"
+    lr: float = option(0.1, positive_number, "the learning rate at its highest")
+    schedule: str = option(
+        "step", one_of(SCHEDULES), "how the learning rate changes over all steps"
     )
-    amp: str | None = _option(
-        None, optional(one_of(AMP)), "precision of the forward pass, where not float32"
+    weight_decay: float = option(1e-4, fraction, "L2 penalty on all parameters")
+    label_smoothing: float = option(
+        0.0, fraction, "how much of each label is spread over all classes, 0 to 1"
     )
-    channels_last: bool = _option(True, boolean, "the channels of a pixel lie together in memory")
-    compile: bool = _option(False, boolean, "run the model through torch.compile")
-    sync_batch_norm: bool = _option(False, boolean, "batch statistics over all processes (on GPUs)")
-    seed: int = _option(0, non_negative_int, "of all random numbers")
-
-    def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value = field.metadata["check"](field.name, getattr(self, field.name))
-            object.__setattr__(self, field.name, value)
+    augment: tuple[str, ...] = option(
+        (),
+        sequence_of(one_of(AUGMENTATIONS), empty=True),
+        "changes to training images, in the order in which they are applied",
+    )
+    clip_norm: float | None = option(
+        None, optional(positive_number), "a larger gradient is scaled down to this norm"
+    )
+    amp: str | None = option(
+        None,
+        optional(one_of(AMP)),
+        "precision of the forward pass, where it is not to be float32",
+        bare="bf16",
+    )
+    channels_last: bool = option(
+        True,
+        boolean,
+        "whether a pixel's channels lie next to each other in memory; the results are the same",
+    )
+    compile: bool = option(False, boolean, "whether to run the model through torch.compile")
+    sync_batch_norm: bool = option(
+        False,
+        boolean,
+        "whether batch norm takes its statistics over the images of all processes (on GPUs)",
+    )
+    seed: int = option(
+        0,
+        non_negative_int,
+        "of the images' order, of augmentation, of dropout and, on the command line, of the "
+        "initial weights",
+    )

@@ -1,132 +1,349 @@
-"""The folder of a training run: what it holds, and how a run goes on from it.
+"""The folder of a training run: what it holds, who may write in it, and how a run goes on from it.
 
-Each fact has one place: ``last.pt`` holds the history, and ``metrics.csv`` and ``curves.png`` are made from it.
+Each fact has one place: ``last.pt`` is the run, and the other files are made from it, for people.
 """
 
+import contextlib
 import csv
 import io
 import json
+import logging
+import math
+import os
+import sys
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from densenet_tutorial.training import distributed
+from densenet_tutorial.training.recipe import Recipe
 from densenet_tutorial.utils import files
 from densenet_tutorial.weights import files as tensor_files
 from densenet_tutorial.weights.layouts import CHECKPOINT_FORMAT, is_checkpoint
+
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
+
+_log = logging.getLogger(__name__)
+
+#: What a run writes. Nothing else in its folder is looked at.
+FILES = ("last.pt", "config.json", "best.pt", "metrics.csv", "curves.png")
+
+#: The parts of a configuration that one may insist on changing. With other data it is another run.
+_CHANGEABLE = ("recipe", "model", "device", "processes")
+
+_INSIST = "to go on all the same, allow changes (on the command line: --allow-changes)"
 
 
 class RunFolder:
     """What a run leaves behind, one file for each purpose.
 
-    - ``config.json``: data set, model, recipe, device, processes. A resumed run must agree with it.
-    - ``last.pt``: everything that the next step depends on. It is written last: what it says is done.
-    - ``best.pt``: the model of the epoch with the best test accuracy. It was chosen on the test images, so its
-      accuracy on them flatters: report the last epoch's.
+    - ``last.pt``: the configuration, and everything that the next step depends on. Written at the
+      start, after each epoch and when the run is stopped, each time before the other files.
+    - ``config.json``: the configuration: data set, model, recipe, device, processes, and an id.
+    - ``best.pt``: the model of the epoch with the best test accuracy. It was chosen on the test
+      images, so its accuracy on them flatters: report the last epoch's.
     - ``metrics.csv``: one row an epoch.
     - ``curves.png``: loss and accuracy, drawn.
 
-    Of several processes, one writes.
+    Of several processes the main one reads and writes, and while it does, nobody else can: the
+    folder is locked.
     """
 
-    def __init__(self, path: str | Path, config: dict[str, Any], resume: bool) -> None:
-        """Begin a run with `config` in `path`, or open the one that is there if `resume`.
+    def __init__(self, path: Path, config: dict[str, Any]) -> None:
+        self.path, self.config = path, config
+        self._best_accuracy = -1.0  # of the model in best.pt
+        self._failed: set[str] = set()
 
-        Raises:
-            ValueError: `path` holds a run and `resume` is false, or that run had another configuration.
+    def enter(
+        self, stack: contextlib.ExitStack, resume: bool, allow_changes: bool
+    ) -> tuple[dict[str, Any] | None, list[str]]:
+        """Lock the folder until `stack` is closed.
+
+        Returns:
+            The state to go on from, or ``None`` if a run begins; and what has changed since.
         """
-        self.path = Path(path)
-        self.config = json.loads(json.dumps(config))  # as it comes back from a file
-        begun = holds_run(self.path)
-        if begun and not resume:
-            raise ValueError(
-                f"output must be a folder without a run, got {str(self.path)!r}, which holds one; "
-                "choose another or resume it"
-            )
-        if begun:
-            _compare(read_config(self.path), self.config, self.path / "config.json")
-        distributed.any_process(False)  # every process has looked before one writes
-        if not begun and distributed.is_writer():
+        try:
             self.path.mkdir(parents=True, exist_ok=True)
-            text = json.dumps(self.config, indent=2) + "\n"
-            files.write(self.path / "config.json", text.encode())
+            stack.enter_context(_locked(self.path))
+        except OSError as error:
+            raise OSError(error.errno, f"output: {error.strerror}", str(self.path)) from error
+        state = read_run(self.path, resume=resume, allow_changes=allow_changes)
+        if state is None:
+            self.config["id"] = uuid.uuid4().hex
+            return None, []
+        changes = self._changes(state, allow_changes)
+        if (self.path / "best.pt").exists():
+            with _named(self.path / "best.pt"):
+                best = read_checkpoint(self.path / "best.pt")["metrics"]
+                self._best_accuracy = float(best["test_accuracy"])
+        return state, changes
 
-    def restore(self, training: Any) -> None:
-        """Bring `training`, by its ``load_state_dict``, to where ``last.pt`` was written, if there is one.
+    def _changes(self, state: dict[str, Any], allowed: bool) -> list[str]:
+        """In what the configuration differs from the one in `state`, and note it; or refuse it."""
+        old = state["config"]
+        found = differences(old, self.config)
+        never = [what for what in found if not what.startswith(_CHANGEABLE)]
+        if never or (found and not allowed):
+            raise ValueError(
+                f"a resumed run must keep its configuration ({self.path / 'config.json'}), but "
+                f"{(never or found)[0]}; "
+                + ("a new run can begin with this one's weights" if never else _INSIST)
+            )
+        self.config |= {name: old[name] for name in ("id", "changes") if name in old}
+        if found:
+            change = {"epoch": len(state["history"]) + 1, "step": state["step"], "changed": found}
+            self.config["changes"] = [*old.get("changes", []), change]
+            _log.warning(
+                "%s: %s; from here on it is no longer, bit for bit, the run that it was",
+                self.path,
+                ", ".join(found),
+            )
+        return found
+
+    def save(self, training: Any) -> None:
+        """Write all that changes in a run; every process has to call this.
 
         Raises:
-            ValueError: the checkpoint is damaged, of another kind, or does not fit; or it is not the same in all
-                processes, as when each machine has a folder of its own.
+            ValueError: the loss, a weight or a momentum is not finite.
+            OSError: the disk is full, say. In both cases, the checkpoint before is still there.
         """
-        path = self.path / "last.pt"
-        if path.exists():
-            state = read_checkpoint(path)
-            try:
+        state = training.state_dict()
+        if distributed.is_main_process():
+            write_checkpoint(self.path / "last.pt", state, self.config)
+            self.write_for_people(state)
+
+    def write_for_people(self, state: dict[str, Any]) -> None:
+        """Write what is made from `state`. That may fail, since the run does not depend on it."""
+        history = state["history"]
+        self._attempt("config.json", lambda: (json.dumps(self.config, indent=2) + "\n").encode())
+        if history:
+            self._attempt("metrics.csv", lambda: _table(history).encode())
+            self._attempt("curves.png", lambda: _curves(history))
+        if history and state["step"] == 0:  # an epoch has ended
+            best = history[-1]["test_accuracy"]
+            content = {"model": state["model"], "metrics": history[-1]}
+            if best > self._best_accuracy and self._attempt(
+                "best.pt", lambda: _packed(content, self.config)
+            ):
+                self._best_accuracy = best
+
+    def _attempt(self, name: str, content: Callable[[], bytes | memoryview]) -> bool:
+        """Write the file called `name` unless it is right; or warn, once, that it cannot be done."""
+        path = self.path / name
+        try:
+            new = content()
+            if not path.is_file() or path.read_bytes() != new:
+                files.write(path, new)
+        except Exception as error:  # noqa: BLE001 drawing may fail in any way
+            if name not in self._failed:
+                _log.warning("the run goes on, but %s could not be written: %s", name, error)
+            self._failed.add(name)
+            return False
+        return True
+
+
+class NoFolder:
+    """In place of a :class:`RunFolder`, for a run of which nothing is kept."""
+
+    def save(self, training: Any) -> None:
+        """Do nothing."""
+
+
+@contextlib.contextmanager
+def open_folder(
+    output: str | os.PathLike[str] | None,
+    training: Any,
+    about: dict[str, Any],
+    resume: bool = False,
+    allow_changes: bool = False,
+) -> Iterator[RunFolder | NoFolder]:
+    """Begin a run in the folder `output`, or go on from its ``last.pt``; meanwhile it is locked.
+
+    Args:
+        output: its path, which is made if need be; with ``None`` nothing is kept.
+        training: the :class:`Training`. If a run goes on, its ``load_state_dict`` is called.
+        about: what the configuration says besides ``training.config()``.
+        resume: whether to go on with the run in the folder; if there is none, one begins.
+        allow_changes: whether to go on though something in the configuration has changed, or though
+            ``best.pt`` is gone.
+
+    Raises:
+        ValueError: the folder is locked; or it holds a run, and `resume` is false; or this run is
+            damaged, not whole, or not the one in `training`.
+        OSError: the folder cannot be written to.
+    """
+    config = _as_json(training.config() | about)
+    for rank, other in enumerate(distributed.all_gather(config)):
+        if found := differences(config, other):
+            raise ValueError(f"all processes must train the same, but in rank {rank} {found[0]}")
+    if output is None:
+        yield NoFolder()
+        return
+    folder = RunFolder(Path(output), config)
+    with contextlib.ExitStack() as stack:
+        state, changes = distributed.on_main_process(
+            lambda: folder.enter(stack, resume, allow_changes)
+        )
+
+        def load() -> None:
+            with _named(folder.path / "last.pt"):
                 training.load_state_dict(state)
-            except (KeyError, IndexError, ValueError, RuntimeError) as error:
-                why = _reason(error)
-                raise ValueError(f"{path} does not fit the model and recipe: {why}") from error
-        places = distributed.gather((training.epoch, training.step))
-        if any(place != places[0] for place in places):
+
+        if state is not None:
+            distributed.on_all_processes(load)
+        if state is None or changes:
+            folder.save(training)
+        elif distributed.is_main_process():
+            folder.write_for_people(state)
+        yield folder
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keep every other process and thread out of `folder`.
+
+    The lock is the operating system's, on a file, and ends with the process, however that ends.
+    Over NFS it holds between machines if the server does its part; where a file system has no
+    locks, this warns and goes on.
+
+    Raises:
+        ValueError: somebody else has it.
+        OSError: there can be no such file.
+    """
+    path = folder / ".lock"
+    while True:
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            if sys.platform == "win32":
+                msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
+            else:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            os.close(file)
             raise ValueError(
-                f"output must be a folder that all processes share, got {str(self.path)!r}, in which they find "
-                f"different checkpoints: epoch and step by rank are {places}"
+                f"output must be a folder in which no run is under way, got {str(folder)!r}"
+            ) from None
+        except OSError as error:
+            _log.warning("%s: nothing keeps a second run out (%s)", folder, error.strerror)
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file), os.stat(path)):
+                break
+        os.close(file)  # its owner removed it between our opening and locking it
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # Windows removes no open file
+            path.unlink()
+        os.close(file)
+
+
+def read_run(
+    folder: str | os.PathLike[str], *, resume: bool = True, allow_changes: bool = False
+) -> dict[str, Any] | None:
+    """What ``last.pt`` of the run in `folder` holds, or ``None`` if no run has begun there.
+
+    Raises:
+        ValueError: a run has begun and `resume` is false; or it is damaged, something of it is
+            missing, or its files are of different runs.
+    """
+    folder = Path(folder)
+    last, config_file, best = (folder / name for name in ("last.pt", "config.json", "best.pt"))
+    present = [name for name in FILES if os.path.lexists(folder / name)]
+    if not present:
+        return None
+    if not resume:
+        raise ValueError(
+            f"output must be a folder without a run, got {str(folder)!r}, which holds one "
+            f"({present[0]}); choose another or resume it"
+        )
+    if "last.pt" not in present:
+        raise ValueError(f"{last} is missing, and without it the run cannot go on")
+    state = read_checkpoint(last)
+    with _named(last):
+        _check_form(state)
+        state["config"] = _as_json(state["config"])
+        Recipe(**state["config"]["recipe"])
+    history, config = state["history"], state["config"]
+    if "config.json" in present:
+        theirs = read_config(folder)
+        if theirs.get("id") != config.get("id"):
+            raise ValueError(f"{last} is of another run than {config_file}")
+        if (found := differences(config, theirs)) and not allow_changes:
+            raise ValueError(
+                f"{config_file} has been changed: {found[0]}; write it again as it was. What a run "
+                "may change when it goes on is said by options"
+            )
+    elif history or state["step"]:  # if not, it was interrupted while it began
+        raise ValueError(f"{config_file} is missing; it says which run this is")
+    if "best.pt" in present:
+        with _named(best):
+            if read_checkpoint(best)["config"].get("id") != config.get("id"):
+                raise ValueError("it is of another run than last.pt")
+    elif history and not allow_changes:
+        epoch = max(history, key=lambda row: row["test_accuracy"])["epoch"]
+        if state["step"] or epoch < len(history):  # if not, it is made from last.pt
+            raise ValueError(f"{best} is missing, with the weights of epoch {epoch}; {_INSIST}")
+    return state
+
+
+def _check_form(state: dict[str, Any]) -> None:
+    """Refuse a checkpoint that holds no run."""
+    kinds: dict[str, type] = {
+        "config": dict,
+        "model": dict,
+        "optimizer": dict,
+        "scheduler": dict,
+        "scaler": dict,
+    }
+    kinds |= {"random": list, "history": list, "step": int, "sums": list, "seconds": float}
+    if wrong := [name for name, kind in kinds.items() if not isinstance(state.get(name), kind)]:
+        raise ValueError(
+            f"it holds no run to go on with: {wrong[0]!r} is missing or of another kind"
+        )
+    for number, row in enumerate(state["history"], start=1):
+        if (
+            not isinstance(row, dict)
+            or row.get("epoch") != number
+            or not all(isinstance(v, (int, float)) and math.isfinite(v) for v in row.values())
+            or not {"test_accuracy", "test_loss", "train_accuracy", "train_loss"} <= row.keys()
+        ):
+            raise ValueError(
+                f"its history must have a row for each epoch, got {row!r} as row {number}"
             )
 
-    def save(self, state: dict[str, Any]) -> None:
-        """Write all that changes in a run; `state` is what :meth:`Training.state_dict` returned.
 
-        Raises:
-            OSError: the disk is full, say; the checkpoint before is still there.
-        """
-        if not distributed.is_writer():
-            return
-        history = state["history"]
-        if history and state["step"] == 0:  # an epoch has ended
-            best = max(history, key=lambda row: row["test_accuracy"])
-            if best is history[-1]:
-                write_checkpoint(
-                    self.path / "best.pt", {"model": state["model"], "metrics": best}, self.config
-                )
-            files.write(self.path / "metrics.csv", _table(history).encode())
-            from densenet_tutorial import figures
-
-            files.write(self.path / "curves.png", figures.png(figures.history(history)))
-        write_checkpoint(self.path / "last.pt", state, self.config)
-
-
-def holds_run(folder: str | Path) -> bool:
-    """Whether a run has begun in `folder`."""
-    return (Path(folder) / "config.json").exists()
-
-
-def read_config(folder: str | Path) -> dict[str, Any]:
-    """The configuration of the run in `folder`.
+def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """The configuration of the run in `folder`, as ``config.json`` has it.
 
     Raises:
         ValueError: there is none, or it cannot be read.
     """
     path = Path(folder) / "config.json"
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not the configuration of a run: {error}") from error
 
 
-def _compare(old: Any, new: Any, file: Path) -> None:
-    """Refuse to go on with a run under another configuration, naming the first difference."""
+def differences(old: Any, new: Any, name: str = "") -> list[str]:
+    """In what two configurations differ, in words; ids and places of folders do not matter."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        names = [key for key in old | new if f"{name}.{key}" not in (".id", ".changes")]
+        names = [key for key in names if (name, key) != ("dataset", "folder")]
+        parts = (differences(old.get(k), new.get(k), f"{name}.{k}".lstrip(".")) for k in names)
+        return [what for part in parts for what in part]
+    return [] if old == new else [f"{name} was {old!r} and is now {new!r}"]
 
-    def difference(old: Any, new: Any, name: str) -> str | None:
-        if isinstance(old, dict) and isinstance(new, dict):
-            found = (
-                difference(old.get(k), new.get(k), f"{name}.{k}".lstrip(".")) for k in old | new
-            )
-            return next(filter(None, found), None)
-        return None if old == new else f"{name} was {old!r} and is now {new!r}"
 
-    if found := difference(old, new, ""):
-        raise ValueError(f"a resumed run must keep its configuration ({file}), but {found}")
+def _as_json(config: dict[str, Any]) -> dict[str, Any]:
+    """`config` as it comes back from a file."""
+    return json.loads(json.dumps(config))
 
 
 def _table(history: list[dict[str, float]]) -> str:
@@ -137,14 +354,26 @@ def _table(history: list[dict[str, float]]) -> str:
     return text.getvalue()
 
 
-def write_checkpoint(path: str | Path, content: dict[str, Any], config: dict[str, Any]) -> None:
-    """Write `content`, with the run's configuration, to `path`."""
+def _curves(history: list[dict[str, float]]) -> bytes:
+    from densenet_tutorial import figures  # and with it matplotlib, which nothing else here needs
+
+    return figures.png(figures.history(history))
+
+
+def _packed(content: dict[str, Any], config: dict[str, Any]) -> memoryview:
     buffer = io.BytesIO()
     torch.save({"format": CHECKPOINT_FORMAT, "config": config, **content}, buffer)
-    files.write(path, buffer.getbuffer())
+    return buffer.getbuffer()
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
+def write_checkpoint(
+    path: str | os.PathLike[str], content: dict[str, Any], config: dict[str, Any]
+) -> None:
+    """Write `content`, with the run's configuration, to `path`."""
+    files.write(Path(path), _packed(content, config))
+
+
+def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read a checkpoint onto the CPU.
 
     Returns:
@@ -156,7 +385,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not Path(path).exists():
         raise ValueError(f"{path} does not exist")
     try:
-        content = tensor_files.read(path)
+        content = tensor_files.read(Path(path))
     except ValueError as error:
         raise ValueError(f"{path} is damaged or is no checkpoint: {error}") from error
     if not is_checkpoint(content):
@@ -166,6 +395,13 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def _reason(error: Exception) -> str:
-    """Why a checkpoint did not fit, in one line: torch names every tensor, and the first one will do."""
-    return " ".join(line.strip() for line in str(error).splitlines()[:2])
+@contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Let an error say in which file is what does not fit, whatever a stranger's file causes."""
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+        # Of a state dict that does not fit, torch names every tensor; the first one will do.
+        why = " ".join(line.strip() for line in str(error).splitlines()[:2])
+        why = f"{why} is missing" if isinstance(error, KeyError) else why
+        raise ValueError(f"{path} does not fit this run: {why}") from error

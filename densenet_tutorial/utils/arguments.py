@@ -36,10 +36,12 @@ class Check:
     Attributes:
         description: completes "NAME must be …"; a function where it is known only later.
         convert: returns the value as it is to be used, or raises a ``ValueError`` or ``TypeError``.
+        choices: what it can choose from, itself or for its elements, where that is a list.
     """
 
     description: str | Callable[[], str]
     convert: Callable[[Any], Any]
+    choices: Collection[Any] = ()
 
     def __str__(self) -> str:
         return self.description if isinstance(self.description, str) else self.description()
@@ -47,7 +49,7 @@ class Check:
     def __call__(self, name: str, value: Any) -> Any:
         try:
             return self.convert(value)
-        except (TypeError, ValueError, OverflowError):
+        except (TypeError, ValueError, OverflowError, LookupError):
             raise ValueError(f"{name} must be {self}, got {shown(value)}") from None
 
 
@@ -169,13 +171,15 @@ def one_of(choices: Collection[Any]) -> Check:
                 return choice
         raise ValueError
 
-    return Check(lambda: f"one of {', '.join(map(repr, choices))}", convert)
+    return Check(lambda: f"one of {', '.join(map(repr, choices))}", convert, choices)
 
 
 def optional(inner: Check) -> Check:
     """``None``, or what `inner` takes."""
     return Check(
-        lambda: f"{inner}, or None", lambda value: None if value is None else inner.convert(value)
+        lambda: f"{inner}, or None",
+        lambda value: None if value is None else inner.convert(value),
+        inner.choices,
     )
 
 
@@ -195,7 +199,7 @@ def sequence_of(inner: Check, *, empty: bool = False, most: int | None = None) -
 
     kind = "a sequence" if empty else "a non-empty sequence"
     count = "" if most is None else f" of at most {most}"
-    return Check(lambda: f"{kind}{count}, each element {inner}", convert)
+    return Check(lambda: f"{kind}{count}, each element {inner}", convert, inner.choices)
 
 
 def mapping_of(inner: Check, *, most: int | None = None) -> Check:
@@ -222,6 +226,19 @@ def instance_of(kind: type | tuple[type, ...], description: str) -> Check:
 
     return Check(description, convert)
 
+
+def _uint8_images(value: Any) -> torch.Tensor:
+    if not isinstance(value, torch.Tensor) or value.dtype != torch.uint8 or value.dim() != 4:
+        raise TypeError
+    return value
+
+
+#: Images as data sets hold them. Floats are refused, since nothing tells 0 to 1 from 0 to 255.
+uint8_images = Check(
+    "a uint8 tensor of images (N, C, H, W), 0 to 255 (floats of 0 to 1 become one by "
+    "`(255 * x).round().byte()`)",
+    _uint8_images,
+)
 
 #: The path of a file or folder, text or ``os.PathLike``.
 path = instance_of((str, os.PathLike), "a path")

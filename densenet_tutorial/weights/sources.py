@@ -304,7 +304,7 @@ def categories(weights: Any) -> list[str]:
 
 
 def trained_on(weights: Any) -> dict[str, Any]:
-    """What `weights` of ours say of their data (:meth:`data.ImageDataset.description`).
+    """What `weights` of ours say of their data (:meth:`data.ImageDataset.metadata`).
 
     Raises:
         WeightsError: as for :func:`read`, or the file does not say what it was trained on, or says
