@@ -514,8 +514,8 @@ def test_a_check_returns_what_the_function_is_to_use():
         found = check("name", given)
         assert found == used and type(found) is type(used)
     assert arguments.device("device", "cpu") == torch.device("cpu")
-    assert arguments.numbers_in_a_row("x", range(3)).tolist() == [0, 1, 2]
-    assert arguments.numbers_in_a_row("x", torch.arange(3)).tolist() == [0, 1, 2]
+    assert arguments.number_sequence("x", range(3)).tolist() == [0, 1, 2]
+    assert arguments.number_sequence("x", torch.arange(3)).tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from densenet_tutorial.utils.arguments import (
     boolean,
     finite_number,
     mapping_of,
-    numbers_in_a_row,
+    number_sequence,
     optional,
     positive_int,
     sequence_of,
@@ -42,7 +42,7 @@ def _epoch(row: Any) -> Mapping[str, float]:
     if not isinstance(row, Mapping):
         raise TypeError
     for name in ("epoch", "train_loss", "test_loss", "train_accuracy", "test_accuracy"):
-        numbers_in_a_row.convert([row.get(name)])
+        number_sequence.convert([row.get(name)])
     return row
 
 
@@ -93,8 +93,8 @@ def _square(matrix: Tensor, classes: Sequence[str]) -> None:
 
 @arguments.check(
     _a_place_for_each,
-    series=mapping_of(numbers_in_a_row, most=_MOST),
-    x=optional(numbers_in_a_row),
+    series=mapping_of(number_sequence, most=_MOST),
+    x=optional(number_sequence),
     log_y=boolean,
     log_x=boolean,
     **_labels,
@@ -130,7 +130,7 @@ def curves(
 
 
 @arguments.check(
-    _equal_lengths, runs=mapping_of(sequence_of(numbers_in_a_row), most=_MOST), **_labels
+    _equal_lengths, runs=mapping_of(sequence_of(number_sequence), most=_MOST), **_labels
 )
 @styled
 def spread(

@@ -437,7 +437,7 @@ def _download(url: str, progress: bool) -> tuple[Path, bool]:
     leaves nothing behind.
     """
     try:
-        address, shown = download.checked_address(url)
+        address, shown = download.checked_url(url)
     except ValueError as error:
         raise WeightsError(f"weights {error}") from error
     path = cached_path(address)
@@ -450,7 +450,7 @@ def _download(url: str, progress: bool) -> tuple[Path, bool]:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.resolve().parent != path.parent.resolve():
             raise OSError(f"{path} is a link out of this folder")
-        with files.replacing(path) as file:
+        with files.atomic_write(path) as file:
             digest, start = download.fetch(address, file, tensor_files.LARGEST, progress)
             if expected and not digest.startswith(expected):
                 page = " (it is a web page)" if start.lstrip()[:1] == b"<" else ""
