@@ -377,7 +377,7 @@ def _add_evaluate(commands: Any) -> None:
 
 
 def _add_weights(command: argparse.ArgumentParser) -> None:
-    command.add_argument("weights", help="a checkpoint (runs/a/best.pt), or the name of shipped weights")  # fmt: skip
+    command.add_argument("weights", help="a checkpoint (runs/a/best.pt), or the name of bundled weights")  # fmt: skip
     command.add_argument("--device", choices=environment.DEVICES, help="default: DENSENET_TUTORIAL_DEVICE, else auto")  # fmt: skip
 
 

@@ -217,7 +217,7 @@ VALID = {
     },
     "weights.categories": lambda: {"weights": "fashion-mnist-small"},
     "weights.convert_state_dict": lambda: {"content": model().state_dict()},
-    "weights.is_here": lambda: {"name": "densenet121"},
+    "weights.is_cached": lambda: {"name": "densenet121"},
     "weights.read": lambda: {"weights": "fashion-mnist-small"},
     "weights.results": lambda: {"name": "fashion-mnist-small"},
     "weights.save": lambda: {"model": model(), "path": "weights.pt"},

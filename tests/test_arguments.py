@@ -410,7 +410,7 @@ TABLE = {
     "weights.adapt_state_dict": {"state_dict": STATE_DICT, "like": STATE_DICT, "head": HEAD},
     "weights.categories": {"weights": [None, 3, 2.5, True, "no such file", Foreign(), []]},
     "weights.convert_state_dict": {"content": STATE_DICT},
-    "weights.is_here": {"name": [*choice(), "densenet264"]},
+    "weights.is_cached": {"name": [*choice(), "densenet264"]},
     "weights.read": {
         "weights": [None, 3, 2.5, True, "no such file", Foreign(), []],
         "name": optional(choice()),

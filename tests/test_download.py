@@ -359,7 +359,7 @@ MISBEHAVING = {
 @pytest.mark.parametrize("kind", MISBEHAVING)
 def test_of_a_server_that_misbehaves_nothing_is_kept(cache, web, monkeypatch, hurried, kind):
     answer, words = MISBEHAVING[kind]
-    monkeypatch.setattr(sources.tensor_files, "LARGEST", 3_000_000)
+    monkeypatch.setattr(sources.tensor_files, "MAX_BYTES", 3_000_000)
     url = web.put("best.pt", answer)
     before = time.monotonic()
     with pytest.raises(WeightsError, match=words) as caught:

@@ -299,7 +299,10 @@ def test_values_that_no_network_can_compute_with_are_refused(theirs):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"format": "densenet-tutorial checkpoint 2"}, "version '2' .* of which version 1 is read"),
+        (
+            {"format": "densenet-tutorial checkpoint 2"},
+            "format version '2', and this .* reads version 1",
+        ),
         ({"format": "densenet-tutorial checkpoint"}, "version ''"),
         ({"config": None}, "part 'config' is missing"),
         ({"config": [1]}, "part 'config' is missing"),
@@ -512,5 +515,5 @@ def test_what_is_no_state_dict_is_refused_in_words_everywhere(bad):
         lambda bad: adapt_state_dict({}, bad),
         lambda bad: weights.adapt(bad, {}),
     ):
-        with pytest.raises(ValueError, match=r"must be a|must be what weights.read returned"):
+        with pytest.raises(ValueError, match=r"must be a|must be the result of weights.read"):
             function(bad)

@@ -24,7 +24,7 @@ from densenet_tutorial import (
     set_memory_efficient,
 )
 from densenet_tutorial.memory import conditions
-from densenet_tutorial.memory.conditions import Stage, may_act
+from densenet_tutorial.memory.conditions import Stage, is_supported
 
 ROOT = Path(__file__).resolve().parents[1]
 MODES = ("checkpoint", "recompute", "minimal")
@@ -48,7 +48,7 @@ def features(channels=8, *, batch=2, size=5, dtype=torch.float32):
 
 def acts(layer, *inputs):
     stages = [Stage(layer.norm1, layer.relu1, layer.conv1)]
-    return may_act(list(inputs), [*stages, Stage(layer.norm2, layer.relu2, layer.conv2)])
+    return is_supported(list(inputs), [*stages, Stage(layer.norm2, layer.relu2, layer.conv2)])
 
 
 def changed(change):

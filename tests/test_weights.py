@@ -29,7 +29,7 @@ from densenet_tutorial.data import datasets
 from densenet_tutorial.weights import WeightsError, layouts, sources
 from densenet_tutorial.weights import files as tensor_files
 
-SHIPPED = weights.shipped()
+SHIPPED = weights.bundled()
 
 
 def test_there_are_weights():
@@ -135,14 +135,14 @@ def test_an_official_file_gives_torchvisions_logits_from_disk_and_from_the_web(
         monkeypatch.setitem(weights.IMAGENET_FILES, name, file)
         monkeypatch.setattr(sources, "IMAGENET_ADDRESS", f"{web.address}/")
         address = web.put(file, content)
-        assert not weights.is_here(name)
+        assert not weights.is_cached(name)
         enum = torchvision.models.get_model_weights(name)
         named = ("imagenet", "DEFAULT", "IMAGENET1K_V1", enum.DEFAULT, enum.IMAGENET1K_V1)
         state_dict = torch.load(path, weights_only=True)
         for source in (path, str(path), *named, address, state_dict, weights.read(path)):
             model = densenet(name, weights=source).eval()
             torch.testing.assert_close(model(X), logits, rtol=1e-5, atol=1e-6)
-        assert weights.is_here(name)
+        assert weights.is_cached(name)
         assert web.asked == [f"/{file}"], "fetched once, then from the cache"
         assert [path.name for path in cache.iterdir()] == [file]
 
@@ -411,7 +411,7 @@ BROKEN = {
     "noise": (lambda s, p: np.random.default_rng(0).bytes(5000), "cannot be read"),
     "zeros": (lambda s, p: bytes(5000), "cannot be read"),
     "LFS pointer": (lambda s, p: b"version https://git-lfs.github.com/spec/v1\n", "Git LFS"),
-    "PNG": (lambda s, p: b"\x89PNG\r\n\x1a\n", "a picture"),
+    "PNG": (lambda s, p: b"\x89PNG\r\n\x1a\n", "an image"),
     "HDF5": (lambda s, p: b"\x89HDF\r\n\x1a\n", "HDF5"),
     "gzip": (lambda s, p: b"\x1f\x8b\x08" + bytes(50), "gzip"),
     "npz": (lambda s, p: as_numpy_saves_it(np.zeros(3)), "cannot be read"),
@@ -525,7 +525,7 @@ BROKEN = {
     "what a dict holds itself": (lambda s, p: saved(holding_itself()), "no DenseNet's weights"),
     "newer checkpoint": (
         lambda s, p: saved({"format": "densenet-tutorial checkpoint 2", "weights": s}),
-        "version '2' of this package's format, of which version 1 is read",
+        "format version '2', and this version of densenet-tutorial reads version 1",
     ),
     "checkpoint without configuration": (
         lambda s, p: saved({"format": layouts.CHECKPOINT_FORMAT, "model": s}),
@@ -784,9 +784,9 @@ def test_a_checkpoint_is_built_plain_however_it_was_trained(tmp_path):
         ({"compression": 1.0}, "fewer weights than the model|wrong shapes"),
         ({"compression": -1}, "compression must be"),
         ({"drop_rate": "much"}, "drop_rate must be"),
-        ({"activation": "gelu"}, "an option that is not known here: 'activation'"),
-        ({"name": ["densenet_bc"]}, "of its model is no configuration"),
-        ({"name": torch.ones(3)}, "of its model is no configuration"),
+        ({"activation": "gelu"}, "an unknown option: 'activation'"),
+        ({"name": ["densenet_bc"]}, "no valid 'model'"),
+        ({"name": torch.ones(3)}, "no valid 'model'"),
     ],
 )
 def test_what_a_checkpoint_says_of_its_model_asks_for_no_larger_one(tmp_path, change, words):
@@ -838,7 +838,7 @@ def test_a_checkpoint_whose_configuration_is_none_says_so(tmp_path, part, said):
     content["config"][part] = said
     torch.save(content, tmp_path / "a.pt")
     for function in (weights.read, weights.transforms, weights.categories):
-        with pytest.raises(WeightsError, match=f"says of its {part} is no configuration"):
+        with pytest.raises(WeightsError, match=f"configuration has no valid {part!r}"):
             function(tmp_path / "a.pt")
 
 

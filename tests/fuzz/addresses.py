@@ -52,7 +52,7 @@ class Addresses(Kind):
         self.hub.mkdir(parents=True)
         torch.hub.set_dir(str(self.hub))
         download.TIMEOUT = 0.3
-        sources.tensor_files.LARGEST = 2**20
+        sources.tensor_files.MAX_BYTES = 2**20
         self.serving = serving()
         self.web = self.serving.__enter__()
 
