@@ -1,7 +1,7 @@
 """A pytest plugin that lets nbval run cells as Jupyter does: with a history.
 
-nbval runs them without. IPython looks into the history to see whether a cell ends in `;`, so under nbval alone
-`figures.curves(…);` shows its result although the reader's Jupyter does not.
+nbval runs them without. IPython looks into the history to see whether a cell ends in `;`, so under
+nbval alone `figures.curves(…);` shows its result although the reader's Jupyter does not.
 """
 
 from nbval.kernel import RunningKernel

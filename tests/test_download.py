@@ -239,7 +239,7 @@ def test_an_address_may_hold_spaces_and_letters_of_any_kind(cache, web):
     assert fetched(f"{web.address}/a b/ä.pth?x=ö").read_bytes() == CONTENT
 
 
-# ------------------------------------------------------------------------------ servers that misbehave
+# --------------------------------------------------------------------------- servers that misbehave
 
 
 def respond(handler, *headers, status=200):

@@ -112,7 +112,7 @@ def test_writers_at_the_same_time_each_write_a_whole_file(tmp_path):
     assert not failed and names(tmp_path) == ["a"]
 
 
-# ------------------------------------------------------------------------------ what is no regular file
+# -------------------------------------------------------------------------- what is no regular file
 
 
 def make_fifo(path):

@@ -407,7 +407,11 @@ def _truncate(content):
 
 def _flip_bits(content):
     middle = len(content) // 2
-    return content[:middle] + bytes(255 - byte for byte in content[middle : middle + 64]) + content[middle + 64 :]  # fmt: skip
+    return (
+        content[:middle]
+        + bytes(255 - byte for byte in content[middle : middle + 64])
+        + content[middle + 64 :]
+    )
 
 
 @pytest.mark.parametrize("name", ["last.pt", "best.pt"])

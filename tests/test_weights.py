@@ -1,4 +1,6 @@
-"""The weights that ship do what their results files say; files of others load, or are refused with the reason."""
+"""The weights that ship do what their results files say; files of others load, or are refused with
+the reason.
+"""
 
 import collections
 import csv
@@ -93,14 +95,16 @@ def test_damaged_shipped_weights_are_refused(tmp_path, monkeypatch):
         weights.read("fashion-mnist-small")
 
 
-# ------------------------------------------------------------------------------ the four official files
+# -------------------------------------------------------------------------- the four official files
 
 X = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.fixture(scope="module", params=weights.IMAGENET_FILES)
 def official(request):
-    """Name, what torchvision's model says of X, and a file as the published ones are: old keys, old format."""
+    """Name, what torchvision's model says of X, and a file as the published ones are: old keys, old
+    format.
+    """
     torch.manual_seed(1)
     theirs = getattr(torchvision.models, request.param)()
     for module in theirs.modules():
@@ -300,7 +304,7 @@ def test_head_without_weights_is_refused():
         densenet("densenet121", head="new")
 
 
-# ------------------------------------------------------------------------------ broken and hostile files
+# ------------------------------------------------------------------------- broken and hostile files
 
 
 class Hostile:
@@ -341,7 +345,7 @@ def archive(records, compression=zipfile.ZIP_STORED):
 
 
 def pickled_tensor(count, size=(4,)):
-    """What names a tensor of this size in a storage of `count` floats, as `torch.save` writes it."""
+    """A pickled tensor of this size in a storage of `count` floats, as `torch.save` writes it."""
 
     class Tensor:
         def __reduce__(self):
@@ -400,8 +404,8 @@ def changed(state, **tensors):
     return saved(dict(state) | {key.replace("__", "."): value for key, value in tensors.items()})
 
 
-#: Each makes the content of a file from a state dict and from the path that hostile ones try to make, and says what
-#: the refusal has to name.
+#: Each makes the content of a file from a state dict and from the path that hostile ones try to
+#: make, and says what the refusal has to name.
 BROKEN = {
     "empty": (lambda s, p: b"", "it is empty"),
     "HTML": (lambda s, p: b"<!DOCTYPE html><html>404</html>", "it is a web page"),
@@ -716,9 +720,14 @@ def test_what_training_scripts_keep_beside_weights_is_read(tmp_path, legacy, pro
 
 
 def test_a_large_checkpoint_is_read(tmp_path):
-    """The most names that anybody is likely to have in a file: DenseNet-264 with all that belongs to it."""
+    """The most names that anybody is likely to have in a file: DenseNet-264 with all that belongs
+    to it.
+    """
     state = {k: torch.zeros(()) for k in densenet("densenet264").state_dict()}
-    moments = {n: {"step": 1, "exp_avg": torch.zeros(()), "exp_avg_sq": torch.zeros(())} for n in range(2000)}  # fmt: skip
+    moments = {
+        n: {"step": 1, "exp_avg": torch.zeros(()), "exp_avg_sq": torch.zeros(())}
+        for n in range(2000)
+    }
     content = {
         "model": state,
         "ema": {k: v.clone() for k, v in state.items()},
@@ -740,7 +749,7 @@ def test_numbers_in_the_other_order_of_bytes_are_read(tmp_path):
     assert tensor_files.read(tmp_path / "a.pt").tolist() == [0, 1, 2, 3]
 
 
-# ------------------------------------------------------------------------------ checkpoints of strangers
+# ------------------------------------------------------------------------- checkpoints of strangers
 
 CONFIG = {
     "model": {"name": "densenet_bc", "growth_rate": 4, "block_config": [1, 1], "in_channels": 1},
@@ -849,7 +858,7 @@ def test_what_a_checkpoint_says_of_its_data_is_used(tmp_path):
     assert weights.categories(weights.read(path)) == list("abcde")
 
 
-# ------------------------------------------------------------------------------ writing, pictures, classes
+# ----------------------------------------------------------------------- writing, pictures, classes
 
 
 @pytest.mark.parametrize("name", weights.IMAGENET_FILES)
@@ -900,7 +909,8 @@ def test_imagenets_transforms_are_torchvisions(mode, size):
     torch.testing.assert_close(ours(picture), theirs(picture.convert("RGB")))
     if mode == "RGB":
         tensor = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
-        # Torchvision's older transforms round tensors of bytes otherwise: by one level of 255 at most.
+        # Torchvision's older transforms round tensors of bytes otherwise: by one level of 255 at
+        # most.
         torch.testing.assert_close(ours(tensor), theirs(tensor), rtol=0, atol=1.01 / 255 / 0.224)
 
 

@@ -99,10 +99,12 @@ def _name(module: str, name: str) -> str:
 def _codes(values: Iterable[Any]) -> set[types.CodeType]:
     """The code of functions and of the methods of classes, decorated or not."""
     found = set()
-    for function in (function for value in values for function in functions_of(value)):
-        while function is not None:
-            found.add(function.__code__)
-            function = getattr(function, "__wrapped__", None)
+    for value in values:
+        for function in functions_of(value):
+            wrapped: Any = function
+            while wrapped is not None:
+                found.add(wrapped.__code__)
+                wrapped = getattr(wrapped, "__wrapped__", None)
     return found
 
 

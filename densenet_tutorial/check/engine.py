@@ -18,7 +18,7 @@ import textwrap
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -164,7 +164,9 @@ class Question:
     slow: str = "Is there a loop that never ends?"
     properties: list[Property] = field(default_factory=list)
 
-    def property(self, name: str, text: str, hint: str = "") -> Callable[[Callable], Callable]:
+    def property(
+        self, name: str, text: str, hint: str = ""
+    ) -> Callable[[Callable[..., None]], Callable[..., None]]:
         """Add the decorated function; `hint` is for errors in it whose cause is not plain."""
 
         def add(function: Callable[..., None]) -> Callable[..., None]:
@@ -427,7 +429,7 @@ def whole_number(value: Any, what: str, expected: str = "a whole number") -> int
     raise not_a(value, what, expected)
 
 
-def same_shape(got: Tensor, expected: Sequence[int], hints: dict[Sequence[int], str]) -> None:
+def same_shape(got: Tensor, expected: Sequence[int], hints: Mapping[tuple[int, ...], str]) -> None:
     """Raise unless `got` has the shape `expected`; `hints` know what other shapes come from."""
     if tuple(got.shape) != tuple(expected):
         hint = {tuple(key): hint for key, hint in hints.items()}.get(tuple(got.shape), "")

@@ -151,12 +151,13 @@ class _Server:
     """A process that forks one child per question; it is started again if a child takes it down."""
 
     def __init__(self) -> None:
-        self.process: subprocess.Popen | None = None
+        self.process: subprocess.Popen[str] | None = None
 
     def ask(self, request: dict[str, Any]) -> dict[str, Any]:
-        if self.process is None or self.process.poll() is not None:
+        process = self.process
+        if process is None or process.poll() is not None:
             serve = "from densenet_tutorial.check import grading; grading.serve()"
-            self.process = subprocess.Popen(
+            process = self.process = subprocess.Popen(
                 # -P: whatever lies in the folder of a submission is not imported.
                 [sys.executable, "-P", "-c", serve],
                 stdin=subprocess.PIPE,
@@ -167,24 +168,25 @@ class _Server:
                 | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "MPLBACKEND": "Agg"},
                 start_new_session=True,  # an interruption is for the kernel
             )
-            self._line(START)  # it is there
+            _next_line(process, START)  # it is there
         try:
-            self.process.stdin.write(json.dumps(request) + "\n")
-            self.process.stdin.flush()
-            line = self._line(QUESTION + SLACK)
+            print(json.dumps(request), file=process.stdin, flush=True)
+            line = _next_line(process, QUESTION + SLACK)
         except BrokenPipeError:
             line = ""
         if line:
             return json.loads(line)
-        self.process.kill()
-        self.process.wait()
+        process.kill()
+        process.wait()
         self.process = None
         return {"messages": [], "ended": True, "end": "it took the grading process down"}
 
-    def _line(self, seconds: float | None) -> str:
-        """The next line of the process; "" if none comes in time."""
-        ready, _, _ = select.select([self.process.stdout], [], [], seconds)
-        return self.process.stdout.readline() if ready else ""
+
+def _next_line(process: subprocess.Popen[str], seconds: float | None) -> str:
+    """The next line of the process's output; "" if none comes in time."""
+    assert process.stdout is not None
+    ready, _, _ = select.select([process.stdout], [], [], seconds)
+    return process.stdout.readline() if ready else ""
 
 
 @functools.cache
@@ -356,7 +358,7 @@ class Isolated:
     The events that it does not name here raise what otter expects of a plugin that lacks them.)
     """
 
-    def __init__(self, submission_path: str, submission_metadata: dict, plugin_config: dict):
+    def __init__(self, submission_path: str, submission_metadata: Any, plugin_config: Any):
         self.config = plugin_config
 
     def before_execution(self, submission: Any) -> Any:

@@ -1,1 +1,1 @@
-"""What the results pages are made from: networks to compare with, and measurements."""
+"""The experiments behind the results pages: baselines, transfer learning, benchmarks."""

@@ -1,4 +1,6 @@
-"""The chapters as they are stored: what a reader on GitHub or in Colab sees, before anything is built."""
+"""The chapters as they are stored: what a reader on GitHub or in Colab sees, before anything is
+built.
+"""
 
 import ast
 import csv

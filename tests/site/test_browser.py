@@ -1,4 +1,6 @@
-"""The built site as a reader's browser shows it: from a server and from disk, light and dark, wide and narrow."""
+"""The built site as a reader's browser shows it: from a server and from disk, light and dark, wide
+and narrow.
+"""
 
 import functools
 import http.server
@@ -16,8 +18,9 @@ CHROMIUM = next(
 if CHROMIUM is None and not os.environ.get("CI"):
     pytest.skip("no Chromium on this machine: pages not opened", allow_module_level=True)
 
-# What axe-core looks for: contrast depends on the colours and takes most of the time; the rest depends on the width.
-# `label-content-name-mismatch` is off by default, because it is young; the bare theme fails it.
+# What axe-core looks for: contrast depends on the colours and takes most of the time; the rest
+# depends on the width. `label-content-name-mismatch` is off by default, because it is young; the
+# bare theme fails it.
 CONTRAST = {"runOnly": ["color-contrast"]}
 STRUCTURE = {
     "rules": {
@@ -45,7 +48,8 @@ async () => {
 }
 """
 
-# What stands out of the window on the right and cannot be scrolled to, because the theme cuts it off.
+# What stands out of the window on the right and cannot be scrolled to, because the theme cuts it
+# off.
 CUT_OFF = """
 () => {
   const scrolls = e => ['auto', 'scroll'].includes(getComputedStyle(e).overflowX);
