@@ -587,14 +587,18 @@ def test_a_check_returns_what_the_function_is_to_use():
         (
             arguments.mapping_of(arguments.positive_int),
             {},
-            "n must be a non-empty dict, from names to values, each a whole number of at least 1, "
-            "got {}",
+            (
+                "n must be a non-empty dict, from names to values, each a whole number of at least "
+                "1, got {}"
+            ),
         ),
         (
             arguments.tensor("floats", "N, C"),
             torch.zeros(2, 3, 4),
-            "n must be a tensor of floats, not empty, (N, C), "
-            "got a tensor of torch.float32, shape [2, 3, 4]",
+            (
+                "n must be a tensor of floats, not empty, (N, C), "
+                "got a tensor of torch.float32, shape [2, 3, 4]"
+            ),
         ),
         (
             arguments.device,

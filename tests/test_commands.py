@@ -89,8 +89,10 @@ def test_resume_needs_no_other_option_and_refuses_a_changed_one(run, capsys):
         (["--lr", "nan"], "--lr: must be a finite number above 0, got 'nan'"),
         (
             ["--blocks", "2;2"],
-            "--blocks: must be a non-empty sequence, each element a whole number of at least 1, "
-            "with commas between them, got '2;2'",
+            (
+                "--blocks: must be a non-empty sequence, each element a whole number of at least "
+                "1, with commas between them, got '2;2'"
+            ),
         ),
         (["--blocks", "2,0"], "--blocks: must be a non-empty sequence"),
         (["--growth-rate", "-1"], "--growth-rate: must be a whole number of at least 1, got '-1'"),
@@ -105,8 +107,10 @@ def test_resume_needs_no_other_option_and_refuses_a_changed_one(run, capsys):
         ),
         (
             ["--dataset", "mnist"],
-            "--dataset: must be one of fashion-mini, digits, fashion-mnist, cifar10, cifar100, "
-            "or a folder of images by class, got 'mnist'",
+            (
+                "--dataset: must be one of fashion-mini, digits, fashion-mnist, cifar10, cifar100, "
+                "or a folder of images by class, got 'mnist'"
+            ),
         ),
         (["--dataset", ""], "--dataset: must be one of fashion-mini"),
         (
@@ -119,8 +123,10 @@ def test_resume_needs_no_other_option_and_refuses_a_changed_one(run, capsys):
         ),
         (
             ["--augment", "crop", "spin"],
-            "--augment: must be a sequence, each element one of 'crop', 'flip', 'cutout', "
-            "got 'spin'",
+            (
+                "--augment: must be a sequence, each element one of 'crop', 'flip', 'cutout', "
+                "got 'spin'"
+            ),
         ),
         (["--amp", "int8"], "--amp: must be one of 'bf16', 'fp16', or None, got 'int8'"),
         (["--memory-efficient", "no"], "--memory-efficient: must be one of 'checkpoint', "),

@@ -28,7 +28,7 @@ def definitions(source):
 
 
 def docstring_lines(source):
-    """Line numbers (from 0) of docstrings of classes and functions, and of the blank lines after."""
+    """Line numbers (from 0) of the docstrings of classes and functions, and blank lines after."""
     lines = source.splitlines()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, DEFINITIONS) and ast.get_docstring(node) is not None:
