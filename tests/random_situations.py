@@ -25,9 +25,16 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations, prune
 
-from densenet_tutorial import DenseBlock, DenseLayer, DenseNet, Transition, set_memory_efficient
+from densenet_tutorial import (
+    DenseBlock,
+    DenseLayer,
+    DenseNet,
+    Transition,
+    memory,
+    set_memory_efficient,
+)
 
-MODES = ("checkpoint", "recompute", "minimal")
+MODES = tuple(mode for mode in memory.MODES if isinstance(mode, str))
 
 
 # ---------------------------------------------------------------------------------------- the model

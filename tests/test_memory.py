@@ -29,7 +29,7 @@ from densenet_tutorial import (
 from densenet_tutorial.memory import conditions
 from densenet_tutorial.memory.variants import RecomputedSequential
 
-MODES = ("checkpoint", "recompute", "minimal")
+MODES = tuple(mode for mode in memory.MODES if isinstance(mode, str))
 OWN = ("recompute", "minimal")
 SMALL = {"growth_rate": 4, "block_config": (2, 3), "num_init_features": 8, "num_classes": 5}
 

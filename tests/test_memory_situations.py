@@ -21,13 +21,14 @@ from densenet_tutorial import (
     DenseNet,
     Transition,
     densenet,
+    memory,
     set_memory_efficient,
 )
 from densenet_tutorial.memory import conditions
 from densenet_tutorial.memory.conditions import Stage, is_supported
 
 ROOT = Path(__file__).resolve().parents[1]
-MODES = ("checkpoint", "recompute", "minimal")
+MODES = tuple(mode for mode in memory.MODES if isinstance(mode, str))
 OWN = ("recompute", "minimal")
 
 each_mode = pytest.mark.parametrize("mode", MODES)
