@@ -108,8 +108,8 @@ class DenseNet(nn.Module):
                 compressed = int(channels * compression + 1e-9)
                 if compressed == 0:
                     raise ValueError(
-                        f"compression must leave at least 1 of {channels} channels, "
-                        f"got {compression!r}"
+                        "compression must leave at least 1 of "
+                        f"{channels} channels, got {compression!r}"
                     )
                 self.features.add_module(f"transition{i}", Transition(channels, compressed))
                 channels = compressed
@@ -120,7 +120,7 @@ class DenseNet(nn.Module):
         self.num_features = channels
         self.num_classes = num_classes
         halvings = len(block_config) - 1
-        #: Minimum height and width, in pixels: one pixel is left for the last block.
+        #: Minimum height and width in pixels: one pixel is left for the last block.
         self.min_size = 4 * (2**halvings - 1) + 1 if stem == "imagenet" else 2**halvings
 
         for module in self.modules():
@@ -210,9 +210,8 @@ class DenseNet(nn.Module):
             return str(part)
         if type(part) is int and -len(names) <= part < len(names):
             return names[part]
-        raise ValueError(
-            f"parts must be names of {', '.join(names)} or indices below {len(names)}, got {part!r}"
-        )
+        valid = f"{', '.join(names)} or indices below {len(names)}"
+        raise ValueError(f"parts must be names of {valid}, got {part!r}")
 
     def _check_input(self, x: Tensor) -> None:
         if not isinstance(x, Tensor):

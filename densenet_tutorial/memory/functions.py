@@ -84,9 +84,9 @@ class Append(torch.autograd.Function):
         ctx.channels = [piece.shape[1] for piece in pieces]
         end = sum(ctx.channels)
         # Autograd counts the in-place changes of a tensor and of all its views, and
-        # raises an error for one that changed since it was saved. This write touches
-        # no channel that an earlier layer saved, so it goes through `.data`, which is
-        # not counted. In-place changes by anybody else still are.
+        # raises an error for one that changed since it was saved. This write
+        # touches no channel that an earlier layer saved, so it goes through
+        # `.data`, which is not counted. In-place changes by anybody else still are.
         buffer.data[:, end - ctx.channels[-1] : end].copy_(pieces[-1])
         return buffer[:, :end].detach()
 

@@ -312,7 +312,8 @@ def freeze(module: nn.Module) -> None:
     `module` any more.
     """
     module.requires_grad_(False).eval()
-    module.train = types.MethodType(lambda self, mode=True: self, module)  # type: ignore[method-assign]
+    unchanged = types.MethodType(lambda self, mode=True: self, module)
+    module.train = unchanged  # type: ignore[method-assign]
 
 
 @arguments.check(

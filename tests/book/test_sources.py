@@ -21,7 +21,7 @@ CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
 GUARD = """import importlib.util
 
 if importlib.util.find_spec("densenet_tutorial") is None:
-    %pip install --quiet --no-deps git+{url} torchinfo"""
+    %pip install --quiet --no-deps torchinfo git+{url}"""
 ENVIRONMENT_LINE = """from densenet_tutorial.utils import environment
 
 print(environment.summary_line())"""
