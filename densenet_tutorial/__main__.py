@@ -256,7 +256,7 @@ def _train(given: argparse.Namespace) -> None:
                 sys.exit(130)
             if (given.output / "last.pt").exists():
                 again = f"{_program()} train --output {shlex.quote(str(given.output))} --resume"
-                raise KeyboardInterrupt(f"\n{str(stop) or 'stopped'}; to go on: {again}") from None
+                raise KeyboardInterrupt(f"\n{str(stop) or 'stopped'}; to resume: {again}") from None
             raise
         if distributed.is_main_process():
             last = history[-1]

@@ -457,7 +457,7 @@ def test_ctrl_c_says_how_to_go_on_and_that_does(tmp_path, capsys):
     thread.join()
     assert stop.value.code == 130
     said = capsys.readouterr().err
-    found = re.search(r"stopped after step \d+ of epoch \d+; to go on: (.*)\n", said)
+    found = re.search(r"stopped after step \d+ of epoch \d+; to resume: (.*)\n", said)
     command = shlex.split(found[1])
     assert command[:3] == ["python", "-m", "densenet_tutorial"]
     more = ["--device", "cpu", "--quiet", "--allow-changes", "--epochs", "1"]

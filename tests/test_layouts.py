@@ -279,7 +279,7 @@ STRANGE = {
     "meta": (lambda t: t.to("meta"), "is of the meta device, a shape without numbers"),
     "expanded": (lambda t: t[:1].expand_as(t), "is expanded from fewer numbers"),
     "2^40 elements": (lambda t: torch.ones(1).expand(2**40), "is expanded from fewer numbers"),
-    "overlapping": (lambda t: torch.ones(10).as_strided((5, 5), (1, 1)), "a place of their own"),
+    "overlapping": (lambda t: torch.ones(10).as_strided((5, 5), (1, 1)), "memory of their own"),
     "quantised": (lambda t: torch.quantize_per_tensor(t, 0.1, 0, torch.qint8), "is quantised"),
 }
 

@@ -37,7 +37,7 @@ FILES = ("last.pt", "config.json", "best.pt", "metrics.csv", "curves.png")
 #: Parts of the configuration that may change with ``allow_changes``; the data set may not.
 _CHANGEABLE = ("recipe", "model", "device", "processes")
 
-_INSIST = "to go on all the same, allow changes (on the command line: --allow-changes)"
+_INSIST = "to resume all the same, allow changes (on the command line: --allow-changes)"
 
 
 class RunFolder:
@@ -99,7 +99,7 @@ class RunFolder:
             change = {"epoch": len(state["history"]) + 1, "step": state["step"], "changed": found}
             self.config["changes"] = [*old.get("changes", []), change]
             _log.warning(
-                "%s: %s; from here on it is no longer, bit for bit, the run that it was",
+                "%s: %s; from here on its results are no longer those of the original run, bit for bit",
                 self.path,
                 ", ".join(found),
             )
@@ -141,7 +141,7 @@ class RunFolder:
                 files.write(path, new)
         except Exception as error:  # noqa: BLE001 drawing may fail in any way
             if name not in self._failed:
-                _log.warning("the run goes on, but %s could not be written: %s", name, error)
+                _log.warning("the run continues, but %s could not be written: %s", name, error)
             self._failed.add(name)
             return False
         return True
@@ -260,7 +260,7 @@ def read_run(
             f"({present[0]}); choose another or resume it"
         )
     if "last.pt" not in present:
-        raise ValueError(f"{last} is missing, and without it the run cannot go on")
+        raise ValueError(f"{last} is missing, and without it the run cannot be resumed")
     state = read_checkpoint(last)
     with _named(last):
         _check_form(state)
@@ -273,8 +273,8 @@ def read_run(
             raise ValueError(f"{last} is of another run than {config_file}")
         if (found := differences(config, theirs)) and not allow_changes:
             raise ValueError(
-                f"{config_file} has been changed: {found[0]}; write it again as it was. What a run "
-                "may change when it goes on is said by options"
+                f"{config_file} has been changed: {found[0]}; restore it. To resume with "
+                "other settings, pass them as options"
             )
     elif history or state["step"]:  # otherwise it was interrupted at its start
         raise ValueError(f"{config_file} is missing; it says which run this is")
@@ -300,9 +300,7 @@ def _check_form(state: dict[str, Any]) -> None:
     }
     kinds |= {"random": list, "history": list, "step": int, "sums": list, "seconds": float}
     if wrong := [name for name, kind in kinds.items() if not isinstance(state.get(name), kind)]:
-        raise ValueError(
-            f"it holds no run to go on with: {wrong[0]!r} is missing or of another kind"
-        )
+        raise ValueError(f"it holds no run to resume: {wrong[0]!r} is missing or of a wrong type")
     for number, row in enumerate(state["history"], start=1):
         if (
             not isinstance(row, dict)

@@ -36,7 +36,7 @@ class Check:
     Attributes:
         description: completes "NAME must be …"; a function where it is known only later.
         convert: returns the value as it is to be used, or raises a ``ValueError`` or ``TypeError``.
-        choices: what it can choose from, itself or for its elements, where that is a list.
+        choices: the valid values, or those of the elements of a sequence, if they are a list.
     """
 
     description: str | Callable[[], str]

@@ -132,7 +132,7 @@ def _read_safetensors(content: bytes) -> dict[str, Tensor]:
         if int.from_bytes(content[:8], "little") > _MAX_METADATA_BYTES:
             raise ValueError("its header is too long")
         return library.load(content)
-    except Exception as error:  # its errors are of a type of its own
+    except Exception as error:  # safetensors has its own type of error
         raise ValueError(f"it is a damaged safetensors file ({_first_line(error)})") from error
 
 
@@ -255,7 +255,7 @@ def _tensor(storage: Tensor, offset: int, size: Any, stride: Any, *more: Any) ->
     last = 0  # offset of the last element from the first, over the dimensions so far
     for step, count in sorted((step, count) for count, step in zip(size, stride) if count > 1):
         if step <= last:
-            raise _Refused("a tensor of it is expanded: several elements share a place")
+            raise _Refused("a tensor of it is expanded: several elements share memory")
         last += step * (count - 1)
     if 0 not in size and offset + last >= len(storage):
         raise _Refused("a tensor has more or fewer numbers than its shape says")

@@ -309,7 +309,7 @@ def _check_tensors(state_dict: Mapping[str, Tensor]) -> None:
     if strange:
         raise ValueError(f"weights must be dense tensors of floats, but {_listed(strange)}")
     if any(left < 0 for left in room.values()):
-        raise ValueError("weights must have a place of their own; several of these share one")
+        raise ValueError("weights must have memory of their own; several of these share it")
 
 
 def _same(
