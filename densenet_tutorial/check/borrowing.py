@@ -57,7 +57,7 @@ def _unwrapped(part: Any) -> Any:
 
 
 def borrowed_by(answer: Any, given: Mapping[str, Any]) -> set[str]:
-    """Finished implementations, except `given`, that `answer` is, inherits from or has as method."""
+    """Finished implementations, except `given`, that `answer` is, inherits from or contains."""
     answer, allowed = _unwrapped(answer), _codes(given.values())
     kinds = [kind for kind in _classes_of(answer) if kind not in given.values()]
     functions = [part for part in functions_of(answer) if part.__code__ not in allowed]

@@ -99,7 +99,7 @@ class RunFolder:
             change = {"epoch": len(state["history"]) + 1, "step": state["step"], "changed": found}
             self.config["changes"] = [*old.get("changes", []), change]
             _log.warning(
-                "%s: %s; from here on its results are no longer those of the original run, bit for bit",
+                "%s: %s; from here on its results are no longer the same, bit for bit",
                 self.path,
                 ", ".join(found),
             )
