@@ -5,8 +5,6 @@ can be exchanged. Chapters 02, 03 and 04 build these classes up; the notation is
 rate k, L layers, k0 input channels.
 """
 
-from typing import cast
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -145,8 +143,3 @@ class Transition(nn.Sequential):
         self.relu = nn.ReLU()
         self.conv = nn.Conv2d(num_input_features, num_output_features, kernel_size=1, bias=False)
         self.pool = nn.AvgPool2d(kernel_size=2, stride=2)
-
-
-def layers_of(block: nn.ModuleDict) -> list[DenseLayer]:
-    """The layers of a dense block, in order."""
-    return cast(list[DenseLayer], list(block.values()))

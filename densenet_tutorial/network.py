@@ -362,54 +362,51 @@ def densenet(
     return model
 
 
-# The arguments of these functions are those of `densenet`, after the name.
-
-
 def densenet121(**options: Any) -> DenseNet:
-    """DenseNet-121: k=32, blocks of 6, 12, 24, 16; 7,978,856 parameters."""
+    """DenseNet-121: k=32, blocks of 6, 12, 24, 16; 7,978,856 parameters. See :func:`densenet`."""
     return densenet("densenet121", **options)
 
 
 def densenet161(**options: Any) -> DenseNet:
-    """DenseNet-161: k=48, blocks of 6, 12, 36, 24; 28,681,000 parameters."""
+    """DenseNet-161: k=48, blocks of 6, 12, 36, 24; 28,681,000 parameters. See :func:`densenet`."""
     return densenet("densenet161", **options)
 
 
 def densenet169(**options: Any) -> DenseNet:
-    """DenseNet-169: k=32, blocks of 6, 12, 32, 32; 14,149,480 parameters."""
+    """DenseNet-169: k=32, blocks of 6, 12, 32, 32; 14,149,480 parameters. See :func:`densenet`."""
     return densenet("densenet169", **options)
 
 
 def densenet201(**options: Any) -> DenseNet:
-    """DenseNet-201: k=32, blocks of 6, 12, 48, 32; 20,013,928 parameters."""
+    """DenseNet-201: k=32, blocks of 6, 12, 48, 32; 20,013,928 parameters. See :func:`densenet`."""
     return densenet("densenet201", **options)
 
 
 def densenet264(**options: Any) -> DenseNet:
-    """DenseNet-264: k=32, blocks of 6, 12, 64, 48; 33,337,704 parameters."""
+    """DenseNet-264: k=32, blocks of 6, 12, 64, 48; 33,337,704 parameters. See :func:`densenet`."""
     return densenet("densenet264", **options)
 
 
 def densenet_bc(**options: Any) -> DenseNet:
-    """DenseNet-BC with the CIFAR stem, of any size: set `block_config` and `growth_rate`."""
+    """DenseNet-BC, CIFAR stem, for any `block_config` and `growth_rate`. See :func:`densenet`."""
     return densenet("densenet_bc", **options)
 
 
 def densenet_bc_100_12(**options: Any) -> DenseNet:
-    """DenseNet-BC for 32x32 images, depth 100, k=12: 769,162 parameters."""
+    """DenseNet-BC for 32x32 images, depth 100, k=12: 769,162 parameters. See :func:`densenet`."""
     return densenet("densenet_bc_100_12", **options)
 
 
 def densenet_bc_250_24(**options: Any) -> DenseNet:
-    """DenseNet-BC for 32x32 images, depth 250, k=24: 15.3 million parameters."""
+    """DenseNet-BC for 32x32 images, depth 250, k=24: 15.3M parameters. See :func:`densenet`."""
     return densenet("densenet_bc_250_24", **options)
 
 
 def densenet_bc_190_40(**options: Any) -> DenseNet:
-    """DenseNet-BC for 32x32 images, depth 190, k=40: 25.6 million parameters."""
+    """DenseNet-BC for 32x32 images, depth 190, k=40: 25.6M parameters. See :func:`densenet`."""
     return densenet("densenet_bc_190_40", **options)
 
 
 def densenet_40_12(**options: Any) -> DenseNet:
-    """Plain DenseNet for 32x32 images, depth 40, k=12, no bottleneck, no compression."""
+    """DenseNet, not BC, for 32x32 images, depth 40, k=12. See :func:`densenet`."""
     return densenet("densenet_40_12", **options)
