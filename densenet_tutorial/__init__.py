@@ -21,7 +21,7 @@ from densenet_tutorial.network import (
     list_models,
 )
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "DenseBlock",

@@ -80,12 +80,12 @@ def test_the_table_on_the_results_page_is_made_from_the_results():
     assert TABLE.read_text(encoding="utf-8") == table()
 
 
-def test_shipped_weights_are_in_single_precision_once_loaded():
+def test_bundled_weights_are_in_single_precision_once_loaded():
     model = densenet("densenet_bc", weights="fashion-mnist-small")
     assert {p.dtype for p in model.parameters()} == {torch.float32}
 
 
-def test_damaged_shipped_weights_are_refused(tmp_path, monkeypatch):
+def test_damaged_bundled_weights_are_refused(tmp_path, monkeypatch):
     for path in sources._BUNDLED.glob("fashion-mnist-small.*"):
         shutil.copy(path, tmp_path)
     file = tmp_path / "fashion-mnist-small.pt"
@@ -915,7 +915,7 @@ def test_imagenets_transforms_are_torchvisions(mode, size):
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_shipped_weights_have_the_transforms_and_classes_of_their_data(name):
+def test_bundled_weights_have_the_transforms_and_classes_of_their_data(name):
     dataset = data.load_dataset("fashion-mini")
     images = dataset.test_images[:50]
     transform = weights.transforms(name)

@@ -5,7 +5,6 @@ built.
 import ast
 import csv
 import re
-from pathlib import Path
 
 import execute
 import nbformat
@@ -211,5 +210,13 @@ def test_readme_opens_every_chapter_in_colab():
     for path in CHAPTERS:
         link = f"https://colab.research.google.com/github/{slug}/blob/main/book/{path.name}"
         assert link in readme
-    for image in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", readme):
-        assert image.startswith("https://") or Path(ROOT, image).is_file(), image
+
+
+def test_readme_reads_wherever_it_is_shown():
+    """On a package's page there are no files beside it: links name whole addresses, of files that exist."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    ours = CONFIG["repository"]["url"]
+    for link in re.findall(r"\]\(([^)]+)\)", readme):
+        assert link.startswith("https://"), link
+        if found := re.fullmatch(rf"{re.escape(ours)}/(?:blob|raw)/main/(.+)", link):
+            assert (ROOT / found[1]).is_file(), link
