@@ -213,7 +213,7 @@ def test_readme_opens_every_chapter_in_colab():
 
 
 def test_readme_reads_wherever_it_is_shown():
-    """On a package's page there are no files beside it: links name whole addresses, of files that exist."""
+    """A package's page has no files beside it: links are whole addresses, of files that exist."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     ours = CONFIG["repository"]["url"]
     for link in re.findall(r"\]\(([^)]+)\)", readme):

@@ -1,4 +1,4 @@
-"""The wheel holds the package, all of it and nothing else, and works where the repository is not."""
+"""The wheel holds the package, all of it and nothing else, and works without the repository."""
 
 import email
 import subprocess
@@ -14,7 +14,8 @@ import densenet_tutorial as d, torch
 assert "repository" not in d.__file__
 model = d.densenet("densenet_bc", weights="fashion-mnist-small")
 images = d.data.load_dataset("digits").test_images[:2]
-print(model(torch.zeros(1, 1, 28, 28)).shape, d.check.ASSIGNMENTS.keys(), d.experiments.transfer.__doc__)
+print(model(torch.zeros(1, 1, 28, 28)).shape)
+print(d.check.ASSIGNMENTS.keys(), d.experiments.transfer.__doc__)
 """
 
 
