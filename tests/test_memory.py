@@ -414,6 +414,56 @@ def test_a_hook_may_replace_what_a_layer_returns(mode):
     assert_same(results[1], results[0])
 
 
+def changed_in_place(model):
+    """Features that change where they are, between the block that made them and what reads them."""
+    model.features.transition1.register_forward_pre_hook(
+        lambda m, inputs: inputs[0].mul_(2).add_(1)
+    )
+
+
+def a_module_that_changes_in_place(model):
+    features = list(model.features.named_children())
+    for name, _ in features:
+        delattr(model.features, name)
+    for name, module in features:
+        model.features.add_module(name, module)
+        if name.startswith("denseblock"):
+            model.features.add_module(f"after {name}", nn.Hardtanh(-0.5, 0.5, inplace=True))
+
+
+def a_norm_that_changes_its_input(model):
+    class Shifting(nn.BatchNorm2d):
+        def forward(self, x):
+            return super().forward(x.sub_(1))
+
+    norm = model.features.denseblock1.denselayer2.norm1
+    norm.__class__ = Shifting
+
+
+def a_block_that_changes_its_output(model):
+    model.features.denseblock1.register_forward_hook(lambda m, inputs, output: output.mul_(3))
+
+
+@each_mode
+@pytest.mark.parametrize(
+    "change",
+    [
+        changed_in_place,
+        a_module_that_changes_in_place,
+        a_norm_that_changes_its_input,
+        a_block_that_changes_its_output,
+    ],
+)
+def test_statistics_are_those_of_the_features_that_are_read(mode, change):
+    """Not those that the features had before somebody changed them."""
+    results = []
+    for model in pair(mode):
+        change(model)
+        output = model(images(requires_grad=False))
+        results.append({"output": output.detach()} | dict(model.named_buffers()))
+    assert_same(results[1], results[0])
+
+
 @each_own_mode
 def test_synchronised_norms_run_as_they_are_with_one_warning(mode):
     conditions._warn.cache_clear()

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from densenet_tutorial import DenseNet, training
 from densenet_tutorial.training import Recipe
@@ -362,6 +363,60 @@ def test_a_run_on_a_gpu_goes_on_with_its_random_numbers(dataset, tmp_path):
     parts = draws(13, tmp_path / "run")
     torch.cuda.manual_seed(100)
     assert parts + draws(0, tmp_path / "run", resume=True) == whole
+
+
+class WithoutGpu(TorchFunctionMode):
+    """Lets what is sent to a GPU stay on the CPU."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        gpu, cpu = torch.device("cuda"), torch.device("cpu")
+        args = tuple(cpu if isinstance(a, torch.device) and a == gpu else a for a in args)
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.fixture
+def gpu_generator(monkeypatch):
+    """Stands for the generator of a GPU, behind torch.cuda's functions."""
+    generator = torch.Generator()
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device="cuda": generator.get_state())
+    monkeypatch.setattr(
+        torch.cuda, "set_rng_state", lambda state, device="cuda": generator.set_state(state)
+    )
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", generator.manual_seed)
+    return generator
+
+
+def test_a_checkpoint_holds_the_random_numbers_of_a_gpu(dataset, gpu_generator):
+    """The part of the test above that needs no GPU: the state is taken, kept and put back."""
+
+    def run():
+        found = training.Training(small(), dataset, Recipe(epochs=1, batch_size=20))
+        found.device = torch.device("cuda")
+        return found
+
+    def draw():
+        return torch.rand(3, generator=gpu_generator).tolist()
+
+    gpu_generator.manual_seed(1)
+    draw()
+    state, expected = run().state_dict(), draw()
+    gpu_generator.manual_seed(2)
+    with WithoutGpu():
+        run().load_state_dict(state)
+    assert draw() == expected
+
+
+def test_fit_leaves_the_random_numbers_of_a_gpu_as_they_were(dataset, gpu_generator):
+    run = training.Training(small(), dataset, Recipe(epochs=1, batch_size=20, seed=7))
+    run.device = torch.device("cuda")
+    drawn = []
+    for seed in (1, 2):
+        gpu_generator.manual_seed(seed)
+        before = gpu_generator.get_state()
+        with training.loop.seeded(run):
+            drawn.append(torch.rand(3, generator=gpu_generator).tolist())
+        assert torch.equal(gpu_generator.get_state(), before)
+    assert drawn[0] == drawn[1]  # the recipe's seed is what counts
 
 
 def test_on_a_macs_gpu_channels_are_not_last():
