@@ -5,7 +5,6 @@ import io
 import platform
 import subprocess
 import sys
-import warnings
 from collections import Counter
 
 import pytest
@@ -24,7 +23,6 @@ from densenet_tutorial import (
     memory,
     set_memory_efficient,
 )
-from densenet_tutorial.memory import conditions
 from densenet_tutorial.memory.variants import RecomputedSequential
 
 MODES = ("checkpoint", "recompute", "minimal")
@@ -465,34 +463,58 @@ def test_statistics_are_those_of_the_features_that_are_read(mode, change):
 
 
 @each_own_mode
-def test_synchronised_norms_run_as_they_are_with_one_warning(mode):
-    conditions._warn.cache_clear()
+def test_synchronised_norms_run_as_they_are(mode):
+    """In evaluation mode, which is all they do on a CPU; in training, see `test_distributed.py`."""
     plain, efficient = (
         nn.SyncBatchNorm.convert_sync_batchnorm(network(m)).eval() for m in (False, mode)
     )
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        found = steps(efficient, images())
-    assert [str(w.message) for w in caught if "SyncBatchNorm" in str(w.message)] == [
-        str(caught[0].message)
-    ]
-    assert_same(found, steps(plain, images()))
+    assert_same(steps(efficient, images()), steps(plain, images()))
 
 
 @each_mode
 def test_torch_compile_gives_the_plain_numbers(mode):
     torch._dynamo.reset()
-    conditions._warn.cache_clear()
     options = {"block_config": (2, 2), "stem": "cifar"}
     model = network(mode, **options)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        found = steps(torch.compile(model, backend="aot_eager", fullgraph=True), images())
-    ours = [str(w.message) for w in caught if "memory_efficient" in str(w.message)]
-    assert len(ours) == 1
+    found = steps(torch.compile(model, backend="aot_eager", fullgraph=True), images())
     expected = steps(network(False, **options), images())
     found = {name.replace("_orig_mod.", ""): value for name, value in found.items()}
     assert_same(found, expected, exact=())
+
+
+STEPPING_ASIDE = """
+import sys, warnings
+import torch
+from torch import nn
+from densenet_tutorial import DenseNet
+
+def model():
+    return DenseNet(4, (2, 2), 8, num_classes=5, stem="cifar", memory_efficient=sys.argv[1])
+
+x = torch.randn(2, 3, 12, 12)
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    for _ in range(2):
+        nn.SyncBatchNorm.convert_sync_batchnorm(model()).eval()(x)
+        model().to("meta")(x.to("meta"))
+        torch.compile(model(), backend="aot_eager", fullgraph=True)(x)
+for warning in caught:
+    if "memory_efficient" in str(warning.message):
+        print(warning.message)
+"""
+
+
+@each_mode
+def test_each_reason_to_step_aside_is_said_once_in_a_process(mode):
+    run = subprocess.run(
+        [sys.executable, "-c", STEPPING_ASIDE, mode], capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.splitlines() == [
+        "memory_efficient: SyncBatchNorm cannot be computed again; such layers run as they are",
+        "memory_efficient has no effect on the device 'meta', only on CPUs and CUDA",
+        "memory_efficient has no effect in torch.compile, which decides by itself what to keep",
+    ]
 
 
 def distributed_steps(rank, processes, folder):

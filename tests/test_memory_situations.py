@@ -23,7 +23,6 @@ from densenet_tutorial import (
     densenet,
     set_memory_efficient,
 )
-from densenet_tutorial.memory import conditions
 from densenet_tutorial.memory.conditions import Stage, may_act
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -512,15 +511,6 @@ def test_a_slice_of_the_features_keeps_its_mode(mode):
     x.grad = None
     small(False).features[:6](x).sum().backward()
     torch.testing.assert_close(x.grad, expected, rtol=1e-3, atol=1e-4)
-
-
-@each_own_mode
-def test_another_device_is_said_once(mode, recwarn):
-    conditions._warn.cache_clear()
-    model = small(mode).to("meta")
-    for _ in range(2):
-        model(images().to("meta"))
-    assert len([w for w in recwarn if "the device 'meta'" in str(w.message)]) == 1
 
 
 # ---------------------------------------------------------------------------------- switching a model's mode
