@@ -2,13 +2,13 @@
 
 import copy
 import io
-import platform
 import subprocess
 import sys
 from collections import Counter
 
 import pytest
 import torch
+from exact import assert_exact, assert_near
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
@@ -92,17 +92,14 @@ def steps(model, x, *, amp=None):
 
 
 def assert_same(found, expected, *, exact=("output", "gradient", "features")):
-    """Equal to the last bit, where names begin with one of `exact`, and where the compiler's choices are known."""
+    """Equal; to the last bit where names begin with one of `exact`, and :func:`assert_exact` says so."""
     expected = by_usual_name(expected)
     assert found.keys() == expected.keys()
     for name, value in expected.items():
-        if value is None:
-            assert found[name] is None, name
-        elif name.startswith(exact) and platform.machine() == "x86_64":
-            assert torch.equal(found[name], value), name
+        if value is None or name.startswith(exact):
+            assert_exact(found[name], value, name)
         else:
-            error = (found[name].double() - value.double()).norm()
-            assert error <= 1e-5 * value.double().norm() + 1e-7, name
+            assert_near(found[name], value, name)
 
 
 def in_eval_mode(model):
@@ -276,7 +273,7 @@ def test_a_layer_alone_takes_a_tensor_or_a_list(mode):
             layer(input).square().sum().backward()
             gradients.append([pieces[0].grad, *(p.grad for p in layer.parameters())])
         for a, b in zip(*gradients):
-            assert (a is None and b is None) or torch.equal(a, b)
+            assert_exact(b, a)
 
 
 def test_any_order_of_operations_in_a_sequence():
@@ -296,7 +293,8 @@ def test_any_order_of_operations_in_a_sequence():
         )
         model(x).square().sum().backward()
         results.append([x.grad, *(p.grad for p in model.parameters()), *model.buffers()])
-    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+    for a, b in zip(*results, strict=True):
+        assert_exact(b, a)
 
 
 @each_mode
@@ -316,7 +314,8 @@ def test_two_forward_passes_before_the_backward_passes(mode):
         first.sum().backward()
         second.square().sum().backward()
         results.append([*(p.grad for p in model.parameters()), *model.buffers()])
-    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+    for a, b in zip(*results, strict=True):
+        assert_exact(b, a)
 
 
 @each_mode
