@@ -77,8 +77,46 @@ def with_own_forward(layer):
     layer.relu1.forward = lambda x: x
 
 
+def with_stride(layer):
+    layer.conv1.stride = (2, 2)
+
+
+def with_weight(part, make):
+    """A layer of which the weight of one part is made anew, from the one that it has."""
+
+    def change(m):
+        module = getattr(m, part)
+        module.weight = nn.Parameter(make(module.weight.detach()))
+
+    return changed(change)
+
+
+def elsewhere(weight):
+    return weight.to("meta")
+
+
+def of_a_subclass(weight):
+    return weight.as_subclass(OwnTensor)
+
+
+def with_norms_in(dtype, others):
+    """A layer in the precision `others`, but for its norms."""
+
+    def change(m):
+        m.to(others)
+        m.norm1.to(dtype)
+        m.norm2.to(dtype)
+
+    return changed(change)
+
+
 MAY = {
     "a layer": lambda: acts(layer(), features()),
+    "one column of one image": lambda: acts(layer(), torch.randn(1, 8, 2, 1)),
+    "one row of one image": lambda: acts(layer(), torch.randn(1, 8, 1, 2)),
+    "norms in float32": lambda: acts(
+        with_norms_in(torch.float32, torch.bfloat16), features(dtype=torch.bfloat16)
+    ),
     "several pieces": lambda: acts(layer(), features(5), features(3)),
     "frozen": lambda: acts(layer().requires_grad_(False), features()),
     "in evaluation mode": lambda: acts(layer().eval(), features()),
@@ -173,7 +211,42 @@ MAY_NOT = {
     "bfloat16 into float32": lambda: acts(layer(), features(dtype=torch.bfloat16)),
     "a sparse tensor": lambda: acts(layer(), features().to_sparse()),
     "an empty batch": lambda: acts(layer(), features(batch=0)),
-    "no pixels": lambda: acts(layer(), torch.randn(2, 8, 0, 5)),
+    "no rows": lambda: acts(layer(), torch.randn(2, 8, 0, 5)),
+    "no columns": lambda: acts(layer(), torch.randn(2, 8, 5, 0)),
+    "one value a channel behind a stride": lambda: acts(
+        changed(with_stride), features(batch=1, size=2)
+    ),
+    "a pooling in place of a norm": lambda: acts(
+        changed(lambda m: setattr(m, "norm1", nn.AvgPool2d(1))), features()
+    ),
+    "a pooling in place of an activation": lambda: acts(
+        changed(lambda m: setattr(m, "relu1", nn.AvgPool2d(1))), features()
+    ),
+    "a convolution of other channels": lambda: acts(
+        changed(lambda m: setattr(m, "conv1", nn.Conv2d(9, 16, 1, bias=False))), features()
+    ),
+    "a norm's weight of another shape": lambda: acts(
+        with_weight("norm1", lambda weight: weight.repeat(2)), features()
+    ),
+    "a kernel of another shape": lambda: acts(
+        with_weight("conv1", lambda weight: weight[..., 0]), features()
+    ),
+    **{
+        f"{part}.weight {make.__name__}": lambda part=part, make=make: acts(
+            with_weight(part, make), features()
+        )
+        for part in ("norm1", "conv1", "norm2", "conv2")
+        for make in (elsewhere, of_a_subclass)
+    },
+    "norms in float32, the rest in float64": lambda: acts(
+        with_norms_in(torch.float32, torch.float64), features(dtype=torch.float64)
+    ),
+    "norms in bfloat16, the rest in float16": lambda: acts(
+        with_norms_in(torch.bfloat16, torch.float16), features(dtype=torch.float16)
+    ),
+    "norms in bfloat16, the rest in float32": lambda: acts(
+        with_norms_in(torch.bfloat16, torch.float32), features()
+    ),
     "one value a channel": lambda: acts(layer(), features(batch=1, size=1)),
     "pieces of two sizes": lambda: acts(layer(), features(5), features(3, size=6)),
     "pieces of two dtypes": lambda: acts(layer(), features(5), features(3, dtype=torch.float64)),

@@ -34,6 +34,17 @@ def test_fit_learns_and_reports_every_epoch(dataset):
     assert all(row["seconds"] > 0 for row in history)
 
 
+def test_the_seconds_are_those_of_the_training_steps(dataset):
+    start = time.perf_counter()
+    history = training.fit(small(), dataset, Recipe(epochs=2, batch_size=50), progress=False)
+    assert 0 < sum(row["seconds"] for row in history) < time.perf_counter() - start
+
+
+def test_before_the_first_step_the_means_are_zero(dataset):
+    run = training.Training(small(), dataset, Recipe(epochs=1, batch_size=50))
+    assert run.running_means() == (0, 0)
+
+
 def test_the_same_seed_gives_the_same_weights_and_another_does_not(dataset):
     def weights(seed):
         model = small()
