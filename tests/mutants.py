@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 from cosmic_ray.work_db import WorkDB, use_db
-from cosmic_ray.work_item import WorkerOutcome, WorkResult
+from cosmic_ray.work_item import TestOutcome, WorkerOutcome, WorkResult
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -80,7 +80,14 @@ def main(part, every):
     print(f"{len(kept)} changes; first, all tests have to pass without any.", flush=True)
     run("cosmic-ray", "baseline", "config.toml")
     run("cosmic-ray", "exec", "config.toml", "session.sqlite")
-    run("cr-report", "--surviving-only", "--show-diff", "session.sqlite")
+    with use_db(copy / "session.sqlite", WorkDB.Mode.open) as db:
+        results = [
+            result for _, result in db.results if result.worker_outcome == WorkerOutcome.NORMAL
+        ]
+    survivors = [result for result in results if result.test_outcome == TestOutcome.SURVIVED]
+    for result in survivors:
+        print(result.diff, end="\n\n")
+    print(f"{len(results) - len(survivors)} changes were noticed, {len(survivors)} were not.")
 
 
 if __name__ == "__main__":
