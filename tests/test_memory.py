@@ -606,6 +606,17 @@ def test_memory_is_that_of_the_feature_maps_and_grows_linearly_with_depth(mode):
     assert held(200) - held(110) == held(110) - held(20)
 
 
+@pytest.mark.parametrize(
+    ("before", "maps", "statistics"),
+    # Of norm, ReLU and convolution only the input is kept; the input of all is there anyway.
+    [([], 0, 2), ([nn.BatchNorm2d(4)], 1, 4), ([nn.ReLU()], 1, 2), ([nn.Sigmoid()], 1, 2)],
+)
+def test_norm_relu_and_convolution_are_found_wherever_they_stand(before, maps, statistics):
+    modules = [*before, nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 9, 1, bias=False)]
+    held = memory.saved_activation_bytes(RecomputedSequential(*modules), torch.randn(2, 4, 5, 5))
+    assert held / 4 == maps * 2 * 4 * 5 * 5 + statistics * 4
+
+
 def test_memory_of_the_plain_model_grows_faster_than_depth():
     def held(num_layers):
         block = DenseBlock(num_layers, 8, 4, 4, 0.0)

@@ -446,6 +446,36 @@ def test_gradgradcheck(mode):
     assert torch.autograd.gradgradcheck(function, (x, *model.parameters()), nondet_tol=1e-9)
 
 
+def in_a_batch(output, inputs, gradients):
+    return torch.autograd.grad(output, inputs, gradients, is_grads_batched=True)
+
+
+def by_vmap(output, inputs, gradients):
+    return torch.func.vmap(lambda g: torch.autograd.grad(output, inputs, g, retain_graph=True))(
+        gradients
+    )
+
+
+@each_mode
+@pytest.mark.parametrize("several", [in_a_batch, by_vmap])
+def test_several_gradients_at_once(mode, several):
+    found, expected = [], []
+    for m, results in ((mode, found), (False, expected)):
+        model = small(m).double()
+        x = images().double().requires_grad_()
+        inputs, output = [x, *model.parameters()], model(x)
+        gradients = torch.randn(
+            4, *output.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+        )
+        if m:
+            results += several(output, inputs, gradients)
+        else:
+            each = [torch.autograd.grad(output, inputs, g, retain_graph=True) for g in gradients]
+            results += [torch.stack(one) for one in zip(*each, strict=True)]
+    for ours, plain in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, plain, rtol=1e-8, atol=1e-10)
+
+
 @each_mode
 def test_a_hook_on_a_parameter_fires_once_for_a_differentiable_gradient(mode):
     calls = []
