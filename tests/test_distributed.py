@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from densenet_tutorial import training
 from densenet_tutorial.training import run_folder
 
 HERE = Path(__file__).parent
@@ -197,6 +198,33 @@ def test_ctrl_c_in_the_terminal_stops_all_after_a_step(tmp_path):
     assert (printed + errors).count("stopped after step ") == 1
     assert "stopped at once" not in printed + errors
     assert run_folder.read_run(folder)["step"] > 0
+
+
+@pytest.fixture
+def group_of_one(tmp_path):
+    """This process as torchrun would have started it, alone."""
+    store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "message"),
+    [(0.2, "^stopped after step 2 of epoch 1$"), (2.1, "^stopped at once$")],
+)
+def test_what_torchrun_passes_on_is_no_second_ctrl_c(group_of_one, dataset, seconds, message):
+    def twice(module, inputs):
+        module.steps = getattr(module, "steps", 0) + 1
+        if module.steps == 2:
+            signal.raise_signal(signal.SIGINT)
+            time.sleep(seconds)
+            signal.raise_signal(signal.SIGINT)
+
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(28 * 28, 10))
+    model.register_forward_pre_hook(twice)
+    with pytest.raises(KeyboardInterrupt, match=message):
+        training.fit(model, dataset, training.Recipe(epochs=1, batch_size=50), progress=False)
 
 
 def test_another_number_of_processes_needs_to_be_insisted_on(whole, tmp_path):

@@ -297,6 +297,21 @@ def test_any_order_of_operations_in_a_sequence():
         assert_exact(b, a)
 
 
+def test_a_transition_may_stand_open_in_a_sequence():
+    def sequence():
+        torch.manual_seed(0)
+        transition = [nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 3, 1, bias=False), nn.AvgPool2d(2)]
+        return nn.Sequential(DenseBlock(1, 4, 2, 4, 0.0), *transition, nn.BatchNorm2d(3))
+
+    results = []
+    for model in (sequence(), set_memory_efficient(sequence(), "recompute")):
+        x = images(requires_grad=False)[:, :1].expand(-1, 4, -1, -1).clone().requires_grad_()
+        model(x).square().mean().backward()
+        results.append([x.grad, *(p.grad for p in model.parameters()), *model.buffers()])
+    for plain, ours in zip(*results, strict=True):
+        torch.testing.assert_close(ours, plain, rtol=1e-3, atol=1e-5)
+
+
 @each_mode
 def test_without_gradients_nothing_is_kept_and_the_numbers_are_the_same(mode):
     plain, efficient = network(False), network(mode)

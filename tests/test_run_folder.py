@@ -489,6 +489,7 @@ def _remove(key):
         (_set("history", 0, "test_accuracy", value=float("nan")), "a row for each epoch"),
         (_set("history", 0, value=7), "must have a row for each epoch"),
         (_set("scheduler", "last_epoch", value=24), "its schedule is not at its position"),
+        (_set("scheduler", "last_epoch", value=-1), "its schedule is not at its position"),
         (_set("scheduler", value={}), "'last_epoch' is missing"),
         (_not_finite, "numbers that are not finite"),
         (_infinite_momentum, "numbers that are not finite"),
