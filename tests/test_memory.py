@@ -276,6 +276,20 @@ def test_a_layer_alone_takes_a_tensor_or_a_list(mode):
             assert_exact(b, a)
 
 
+@each_mode
+@pytest.mark.parametrize("learns", ["norm1.weight", "norm1.bias", "conv1.weight", "norm2.bias"])
+def test_a_single_parameter_of_a_layer_may_learn(mode, learns):
+    torch.manual_seed(0)
+    plain = DenseLayer(8, 4, 4, 0.0).requires_grad_(False)
+    plain.get_parameter(learns).requires_grad_()
+    efficient = set_memory_efficient(copy.deepcopy(plain), mode)
+    x = torch.randn(2, 8, 5, 7)
+    for layer in (plain, efficient):
+        layer(x).square().sum().backward()
+    for name, parameter in plain.named_parameters():
+        assert_exact(efficient.get_parameter(name).grad, parameter.grad, name)
+
+
 def test_any_order_of_operations_in_a_sequence():
     torch.manual_seed(0)
     parts = [
