@@ -7,6 +7,7 @@ PY := $(VENV)/bin/python
 READY := $(VENV)/.installed
 GRADING := $(VENV)/.grading-installed
 OLDEST := .venv-oldest
+MUTANTS := .venv-mutants
 
 # Two workers of one thread each: when torch has more threads than there are cores, they mostly wait for each other.
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -q -rs -n 2
@@ -17,7 +18,7 @@ NBVAL := PYTHONPATH="$(CURDIR)/book/_tools/offline:$(CURDIR)/tests" $(PYTEST) bo
 
 .DEFAULT_GOAL := help
 .PHONY: help book serve lab execute sync assignments grade figures lint test test-assignments test-gpu test-oldest \
-	repository clean
+	test-mutants repository clean
 
 help: ## List the commands
 	@echo "Commands:"
@@ -95,6 +96,12 @@ test-oldest: ## Run the unit tests on the oldest torch that is supported
 		"torch==2.6.*" "torchvision==0.21.*" ipython pytest pytest-xdist -e .
 	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -q -rs -n 2 tests --ignore=tests/site --ignore=tests/book \
 		--ignore=tests/assignments
+
+# Hours, so it is not part of `make test`. PART=training changes the training loop; EVERY=10 tries each tenth change.
+test-mutants: $(READY) ## Change memory/, one thing at a time, and list what no test notices (PART=…, EVERY=…)
+	test -x $(MUTANTS)/bin/cosmic-ray || { $(PYTHON) -m venv $(MUTANTS) && \
+		$(MUTANTS)/bin/python -m pip install --quiet --disable-pip-version-check cosmic-ray==8.7.0; }
+	$(MUTANTS)/bin/python tests/mutants.py $(or $(PART),memory) $(or $(EVERY),1)
 
 repository: $(READY) ## Give the repository another address: make repository URL=https://github.com/OWNER/NAME
 	@test -n "$(URL)" || { echo "Say which: make repository URL=https://github.com/OWNER/NAME" >&2; exit 1; }

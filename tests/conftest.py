@@ -1,4 +1,7 @@
-"""What several tests train: a task that takes a fraction of a second."""
+"""What several tests train: a task that takes a fraction of a second.
+
+Which comparisons are exact on x86 alone is said in `exact.py`.
+"""
 
 import dataclasses
 
