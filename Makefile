@@ -11,9 +11,9 @@ OLDEST := .venv-oldest
 # Two workers of one thread each: when torch has more threads than there are cores, they mostly wait for each other.
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -q -rs -n 2
 
-# Chapters are checked without network: see book/_tools/offline/sitecustomize.py and tests/nbval_history.py.
+# Chapters are checked without network: see book/_tools/offline/sitecustomize.py and tests/nbval_kernel.py.
 NBVAL := PYTHONPATH="$(CURDIR)/book/_tools/offline:$(CURDIR)/tests" $(PYTEST) book --ignore=book/assignments \
-	--dist loadfile -p no:cacheprovider -p nbval_history --nbval-current-env --nbval-cell-timeout=600
+	--dist loadfile -p no:cacheprovider -p nbval_kernel --nbval-current-env --nbval-cell-timeout=600
 
 .DEFAULT_GOAL := help
 .PHONY: help book serve lab execute sync assignments grade figures lint test test-assignments test-gpu test-oldest \
