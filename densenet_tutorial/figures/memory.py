@@ -42,6 +42,6 @@ def time_and_memory(figures: Sequence[MemoryFigures]) -> Figure:
     )
     axes.set_xlim(left=0)
     axes.grid(alpha=0.25)
-    set_title(figure, "Far less memory, and little or no more time")
+    set_title(figure, "Further left holds less, further down is faster")
     figure.legend(loc="outside lower center", ncols=2, fontsize=10.5)
     return figure
