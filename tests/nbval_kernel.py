@@ -2,7 +2,7 @@
 
 nbval runs cells without a history. IPython looks there to see whether a cell ends in `;`, so under nbval alone
 `figures.curves(…);` shows its result although the reader's Jupyter does not. What `rounding_edges.py` reports fails a
-cell whose outputs are compared, unless it has a tag that begins with `exact-`. The rest of the tag is the reason.
+cell whose outputs are compared, unless it has a tag that begins with `no-edge-`. The rest of the tag is the reason.
 """
 
 import functools
@@ -19,7 +19,7 @@ def compare_outputs(self, test, ref, skip_compare=None, compare=plugin.IPyNbCell
     reports = [output.data for output in test if rounding_edges.REPORT in output.get("data", ())]
     test = [output for output in test if output.get("data") not in reports]
     same = compare(self, test, ref, skip_compare)
-    exempt = any(tag.startswith("exact-") for tag in self.cell.metadata.get("tags", ()))
+    exempt = any(tag.startswith("no-edge-") for tag in self.cell.metadata.get("tags", ()))
     if not reports or exempt:
         return same
     self.comparison_traceback += [

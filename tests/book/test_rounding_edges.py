@@ -142,9 +142,9 @@ def test_a_cell_writes_what_it_would_write_unchecked(shell, report, capsys):
     assert repr(shell.user_ns["left"]) == "(-0.0, 3, '2')"
 
 
-def test_nbval_fails_such_a_cell_unless_a_tag_says_why_it_is_exact(tmp_path):
+def test_nbval_fails_such_a_cell_unless_a_tag_says_why_it_may_stay(tmp_path):
     notebook = nbformat.v4.new_notebook()
-    for tags in ([], ["exact-typed"], ["nbval-ignore-output"]):
+    for tags in ([], ["no-edge-typed"], ["nbval-ignore-output"]):
         cell = nbformat.v4.new_code_cell("print(f'{4.0625:.3f}')", metadata={"tags": tags})
         cell.execution_count = 1
         cell.outputs = [nbformat.v4.new_output("stream", text="4.062\n")]
