@@ -9,15 +9,23 @@ GRADING := $(VENV)/.grading-installed
 OLDEST := .venv-oldest
 
 # Two workers of one thread each: when torch has more threads than there are cores, they mostly wait for each other.
-PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -q -rs -n 2
+THREADS := 1
+PYTEST = OMP_NUM_THREADS=$(THREADS) $(PY) -m pytest -q -rs -n 2
 
 # Chapters are checked without network: see book/_tools/offline/sitecustomize.py and tests/nbval_kernel.py.
-NBVAL := PYTHONPATH="$(CURDIR)/book/_tools/offline:$(CURDIR)/tests" $(PYTEST) book --ignore=book/assignments \
+NBVAL = PYTHONPATH="$(CURDIR)/book/_tools/offline:$(CURDIR)/tests" $(PYTEST) book --ignore=book/assignments \
 	--dist loadfile -p no:cacheprovider -p nbval_kernel --nbval-current-env --nbval-cell-timeout=600
 
+# With these, torch and numpy compute as on a processor without AVX, or with AVX2 and no more: other sums, other rounding.
+OLD_PROCESSOR := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_CBWR=COMPATIBLE OPENBLAS_CORETYPE=Prescott
+HASWELL := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 OPENBLAS_CORETYPE=Haswell
+
+# With another backend of matplotlib than its own, Jupyter shows no figure.
+unexport MPLBACKEND
+
 .DEFAULT_GOAL := help
-.PHONY: help book serve lab execute sync assignments grade figures lint test test-assignments test-gpu test-oldest \
-	repository clean
+.PHONY: help book serve lab execute sync assignments grade figures lint test chapters test-portable test-assignments \
+	test-gpu test-oldest repository clean
 
 help: ## List the commands
 	@echo "Commands:"
@@ -71,9 +79,22 @@ lint: $(READY) ## Check style and formatting, notebooks included
 
 test: $(READY) ## Run the unit tests, every chapter, the build, and the site's tests
 	$(PYTEST) tests --ignore=tests/site --ignore=tests/assignments
-	DENSENET_TUTORIAL_DEVICE=cpu $(NBVAL) --nbval --nbval-sanitize-with=tests/nbval.cfg
+	$(OLD_PROCESSOR) $(MAKE) chapters
 	$(MAKE) book
 	$(PYTEST) tests/site
+
+chapters: $(READY)
+	DENSENET_TUTORIAL_DEVICE=cpu $(NBVAL) --nbval --nbval-sanitize-with=tests/nbval.cfg
+
+test-portable: $(READY) ## Run every chapter as on three machines that have little in common
+	env -u HOME LANG=C LC_ALL=C $(OLD_PROCESSOR) $(MAKE) chapters
+	COLUMNS=40 MPLBACKEND=agg $(HASWELL) $(MAKE) chapters THREADS=2
+ifneq ($(shell grep -m 1 -o avx512f /proc/cpuinfo),)
+	TZ=Pacific/Chatham OPENBLAS_CORETYPE=SkylakeX $(MAKE) chapters THREADS=4
+else
+	@echo "This processor has no AVX-512: OPENBLAS_CORETYPE=SkylakeX is left out."
+	TZ=Pacific/Chatham $(MAKE) chapters THREADS=4
+endif
 
 # The rest in one process: grading a folder itself uses every core.
 test-assignments: $(GRADING) ## Make all assignments, grade wrong answers and a folder, run the students' notebooks
