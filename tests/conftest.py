@@ -1,4 +1,4 @@
-"""The data of several tests: a task that takes a fraction of a second, and the full Fashion-MNIST."""
+"""Data of several tests: a task that takes a fraction of a second, and the full Fashion-MNIST."""
 
 import dataclasses
 import os
@@ -23,7 +23,7 @@ def dataset():
 
 
 def pytest_runtest_setup(item):
-    """Whatever needs the full Fashion-MNIST is skipped on this one line, so that pytest names it once."""
+    """Skip what needs the full Fashion-MNIST: on one line, so that pytest says it once."""
     if item.get_closest_marker("full_fashion_mnist") and not datasets.DEBIAN_FASHION_MNIST.is_dir():
         give_up = pytest.fail if "CI" in os.environ else pytest.skip
         give_up("the full Fashion-MNIST is not here: apt-get install dataset-fashion-mnist")

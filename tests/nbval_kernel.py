@@ -1,8 +1,9 @@
-"""A pytest plugin for nbval: its kernels are like a reader's, and no printed number may lie on a rounding edge.
+"""A pytest plugin for nbval: cells run as in Jupyter, and print no number on a rounding edge.
 
-nbval runs cells without a history. IPython looks there to see whether a cell ends in `;`, so under nbval alone
-`figures.curves(…);` shows its result although the reader's Jupyter does not. What `rounding_edges.py` reports fails a
-cell whose outputs are compared, unless it has a tag that begins with `no-edge-`. The rest of the tag is the reason.
+nbval runs cells without a history. IPython looks there to see whether a cell ends in `;`, so under
+nbval alone `figures.curves(…);` shows its result although the reader's Jupyter does not. What
+`rounding_edges.py` reports fails a cell whose outputs are compared, unless it has a tag that begins
+with `no-edge-`. The rest of the tag is the reason.
 """
 
 import functools

@@ -1,13 +1,16 @@
 """An IPython extension that finds printed numbers on a rounding edge.
 
-Another processor, BLAS or number of threads changes the last bits of what a cell computes. Nobody sees that, except
-where a number lies on the edge of its last printed digit: 4.0625 with three decimals is 4.062 on one machine and 4.063
-on the next. So whatever a cell writes is written again with every float in it moved by a millionth of itself, up and
-down, and with the other sign if it is smaller than a millionth. What then reads differently is reported, and so is
-every decimal in the output whose value was never seen here, because a library or another process wrote it.
+Another processor, BLAS or number of threads changes the last bits of what a cell computes. Nobody
+sees that, except where a number lies on the edge of its last printed digit: 4.0625 with three
+decimals is 4.062 on one machine and 4.063 on the next. So whatever a cell writes is written again
+with every float in it moved by a millionth of itself, up and down, and with the other sign if it is
+smaller than a millionth. What then reads differently is reported, and so is every decimal in the
+output whose value was never seen here, because a library or another process wrote it.
 
-Whole numbers and whatever is no float are never moved. A float that six digits hold, as 0.1, may be written in full:
-then it was typed or counted, not computed. `nbval_kernel.py` loads this file and takes a report for a failure.
+Integers are never moved. Where no format says how many digits to print, a float that six digits
+hold, as 0.1, and whole numbers in a tensor are taken as typed or counted, and are not moved either.
+Not seen is what a cell rounds by itself, other than with `round`: `int(x)`, `x > 0.5`.
+`nbval_kernel.py` loads this file and takes a report for a failure.
 """
 
 import ast
@@ -31,7 +34,7 @@ DECIMAL = re.compile(r"(?<![\w.])\d*\.\d+(?:e[-+]?\d+)?(?!\.?\d)")
 
 
 class Moved(float):
-    """What `move` makes of a number; in full, a number that six digits hold is written as before."""
+    """What `move` makes of a number; without a format, one that six digits hold reads as before."""
 
     def __new__(cls, number: Any, move: Callable) -> Self:
         self = super().__new__(cls, move(float(number)))
@@ -103,14 +106,13 @@ class Checks:
         return self.write(lambda x: left % x, right) if isinstance(left, str) else left % right
 
     def call(self, function: Callable, *values: Any, **options: Any) -> Any:
-        """``function(*values, **options)``, for a function whose name is that of one that writes."""
+        """``function(*values, **options)``, for a function with the name of one that writes."""
         if function is print:
             for value in values:
                 self.write(str, value)
         elif (
             function in (str, repr, ascii, format)
-            or function is round
-            and isinstance(values[0], float)
+            or (function is round and isinstance(values[0], float))
             or isinstance(getattr(function, "__self__", None), str)  # str.format
         ):
             return self.write(lambda x: function(*x[0], **x[1]), (values, options))
