@@ -74,11 +74,13 @@ grade: $(GRADING) ## Grade a folder of notebooks into a CSV: make grade ASSIGNME
 figures: $(READY) ## Write every figure of the book into _build/figures, for slides
 	$(PY) book/_tools/figures.py
 
-lint: $(READY) ## Check style and formatting, notebooks included
+lint: $(READY) ## Check style and formatting, notebooks included, and the package's types
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(PY) -m mypy
 
-test: $(READY) ## Run the unit tests, every chapter, the build, and the site's tests
+test: $(READY) ## Lint; run the unit tests, every chapter, the build, and the site's tests
+	$(MAKE) lint
 	$(PYTEST) tests --ignore=tests/site --ignore=tests/assignments
 	$(OLD_PROCESSOR) $(MAKE) chapters
 	$(MAKE) book
@@ -121,5 +123,5 @@ repository: $(READY) ## Give the repository another address: make repository URL
 	$(PY) book/_tools/repository.py "$(URL)"
 
 clean: ## Remove what was built; .venv stays
-	rm -rf _build .pytest_cache .ruff_cache *.egg-info
+	rm -rf _build .mypy_cache .pytest_cache .ruff_cache *.egg-info
 	find book densenet_tutorial tests -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf

@@ -1,4 +1,4 @@
-"""For ``torch.hub.load("densenet-tutorial/densenet-tutorial", "densenet121")``: the named models."""
+"""Entry points of ``torch.hub.load("densenet-tutorial/densenet-tutorial", "densenet121")``."""
 
 from densenet_tutorial import (  # noqa: F401
     densenet121,
@@ -13,5 +13,5 @@ from densenet_tutorial import (  # noqa: F401
     densenet_bc_250_24,
 )
 
-#: What ``torch.hub`` looks for before it imports this file.
+#: Packages that ``torch.hub`` requires before it imports this file.
 dependencies = ["torch", "numpy", "tqdm"]

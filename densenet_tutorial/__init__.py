@@ -21,7 +21,7 @@ from densenet_tutorial.network import (
     list_models,
 )
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "DenseBlock",
@@ -43,8 +43,8 @@ __all__ = [
     "set_memory_efficient",
 ]
 
-#: The rooms of the package that are imported on first use: ``densenet_tutorial.training``, …
-_ROOMS = (
+#: Subpackages and modules that are imported on first use: ``densenet_tutorial.training``, …
+_SUBMODULES = (
     "check",
     "data",
     "experiments",
@@ -58,10 +58,10 @@ _ROOMS = (
 
 
 def __getattr__(name: str) -> ModuleType:
-    if name in _ROOMS:
+    if name in _SUBMODULES:
         return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_ROOMS})
+    return sorted({*globals(), *_SUBMODULES})

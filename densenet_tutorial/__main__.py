@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import dis
 import errno
+import functools
 import io
 import os
 import shlex
@@ -15,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from densenet_tutorial import data, memory, network, weights
-from densenet_tutorial.training import Recipe, distributed, fit, run_folder
+from densenet_tutorial.training import Recipe, distributed, evaluate, fit, run_folder
 from densenet_tutorial.utils import arguments, environment
 from densenet_tutorial.utils.arguments import one_of, optional, positive_int, sequence_of
 from densenet_tutorial.utils.options import add_to, checked_dataclass, option
 
-#: `predict` holds this many pictures at a time, and draws no more than that many.
+#: `predict` processes this many images at a time, and draws at most that many.
 _BATCH, _DRAWN = 32, 100
 
 _PACKAGE = Path(__file__).parent
@@ -29,8 +30,8 @@ _PACKAGE = Path(__file__).parent
 def main(argv: list[str] | None = None) -> None:
     """Run one command; `argv` is the command line without the program's name.
 
-    The exit status is 0; 1 if some of several files could not be used; 2 if nothing could be done; 130
-    after Ctrl-C, and 141 if whoever read the output stopped reading.
+    The exit status is 0; 1 if some of several files could not be used; 2 after an error; 130 after
+    Ctrl-C; and 141 if the reader of the output has stopped reading.
     """
     try:
         with _console():
@@ -59,16 +60,15 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _program() -> str:
-    """How somebody called this program."""
+    """The name by which this program was called."""
     name = Path(sys.argv[0]).stem
     return name if name == "densenet-tutorial" else "python -m densenet_tutorial"
 
 
 def _is_ours(error: BaseException) -> bool:
-    """Whether `error` is a sentence for whoever typed the command, and not a bug.
+    """Whether `error` is a message for the user, and not a bug, which needs its traceback.
 
-    It is if a ``raise`` of this package raised it, or if a disk is full. What others raise, or an
-    operation that failed, would say nothing without its traceback.
+    It is a message if a ``raise`` statement of this package raised it, or if the disk is full.
     """
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
         return True
@@ -88,7 +88,7 @@ def _sentence(error: ValueError | OSError) -> str:
 
 @contextlib.contextmanager
 def _console() -> Iterator[None]:
-    """Print in any encoding, and end quietly when nobody reads on (``… | head -1``)."""
+    """Print in any encoding, and exit silently if the output's reader is gone (``… | head -1``)."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="densenet_tutorial.plain")
     try:
@@ -98,13 +98,14 @@ def _console() -> Iterator[None]:
             if sys.stdout is not None:
                 sys.stdout.flush()
     except BrokenPipeError:
-        # Python will flush what is left when it ends; nobody is to hear of that failure either.
+        # Python flushes the rest when it exits, which must not fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
 
 
-def _plain(error: UnicodeEncodeError) -> tuple[str, int]:
-    """What to print for characters that the console's encoding lacks."""
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    """Replacements for characters that the console's encoding lacks."""
+    assert isinstance(error, UnicodeEncodeError)
     lines = {"├": "+", "└": "+", "─": "-", "│": "|"}  # of torchinfo's trees
     missing = error.object[error.start : error.end]
     escaped = (lines.get(c, c).encode("ascii", "backslashreplace").decode() for c in missing)
@@ -116,7 +117,7 @@ codecs.register_error("densenet_tutorial.plain", _plain)
 
 @contextlib.contextmanager
 def _as_option(**options: str) -> Iterator[None]:
-    """Let errors about arguments call them as the command line does: ``name="--dataset"``."""
+    """Rename arguments in error messages to options: ``name="--dataset"``."""
     try:
         yield
     except ValueError as error:
@@ -134,53 +135,53 @@ def _data_set(text: str) -> str:
 
 @checked_dataclass
 class Task:
-    """What to train, and on what: options of `train`, of which none has to be given.
+    """The model and the data: options of `train`, none of which is required.
 
-    A folder of images by class is one as :func:`data.load_folder` takes it.
+    :func:`data.load_folder` describes the layout of a folder of images by class.
     """
 
     dataset: str = option(
-        "fashion-mini",
         arguments.Check(
             lambda: f"one of {', '.join(data.list_datasets())}, or a folder of images by class",
             _data_set,
         ),
         f"{', '.join(data.list_datasets())}, or a FOLDER of images by class",
+        default="fashion-mini",
     )
     image_size: int = option(
-        None,
         positive_int,
-        "side to which a FOLDER's images are brought, in pixels; by default their own if they "
-        "share one, or else their median shorter side",
+        "side to which the images in a FOLDER are resized, in pixels; by default their own if it "
+        "is the same for all, otherwise the median of their shorter sides",
+        default=None,
     )
-    model: str = option("densenet_bc", one_of(network.list_models()), "a named model")
+    model: str = option(one_of(network.list_models()), "a named model", default="densenet_bc")
     weights: str = option(
-        None,
         arguments.text,
-        "start from these: a name of weights, a file, an address, another run's best.pt. The model "
-        "is then theirs, if they know it; a classifier for other classes is not kept",
+        "initial weights: a name, a file, a URL, or another run's best.pt. If they name their "
+        "model, it is used; a classifier for other classes is replaced",
+        default=None,
     )
     block_config: tuple[int, ...] = option(
-        None,
         sequence_of(positive_int),
-        "layers in each dense block, in place of the model's own",
+        "layers in each dense block, instead of the model's own",
+        default=None,
         flag="--blocks",
     )
-    growth_rate: int = option(None, positive_int, "feature maps that each layer adds")
+    growth_rate: int = option(positive_int, "feature maps that each layer adds", default=None)
     bn_size: int | None = option(
-        None,
         optional(positive_int),
         "bottleneck width as a multiple of the growth rate; none for layers without a bottleneck",
+        default=None,
     )
     drop_rate: float = option(
-        None,
         arguments.fraction,
         "dropout after each layer; the paper: 0.2 without augmentation",
+        default=None,
     )
     memory_efficient: str = option(
-        None,
         one_of([mode for mode in memory.MODES if isinstance(mode, str)]),
-        "keep less for the backward pass",
+        "keep less for the backward pass, and recompute it",
+        default=None,
     )
 
 
@@ -192,56 +193,54 @@ def _add_train(commands: Any) -> None:
     program = _program()
     train = commands.add_parser(
         "train",
-        help="train a model, or go on with a run",
+        help="train a model, or resume a run",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description=(
-            "Train a model and keep everything in a folder: last.pt (to go on from), config.json,\n"
-            "best.pt, metrics.csv (one row an epoch) and curves.png. The defaults are the paper's\n"
-            "recipe for CIFAR.\n"
+            "Train a model and write everything into a folder: last.pt (to resume from),\n"
+            "config.json, best.pt, metrics.csv (one row per epoch) and curves.png. The\n"
+            "defaults are the paper's recipe for CIFAR.\n"
             "\n"
-            "Ctrl-C stops after the step under way, a second one at once; a run that was stopped or\n"
-            "killed goes on with --resume, as if nothing had happened.\n"
+            "Ctrl-C stops the run after the current step, a second Ctrl-C at once. A run that was\n"
+            "stopped or killed continues with --resume, with the same results.\n"
             "\n"
-            "A folder of images by class, as torchvision's ImageFolder takes it, holds\n"
+            "A folder of images by class has the layout of torchvision's ImageFolder:\n"
             "FOLDER/CLASS/….jpg, or FOLDER/train/CLASS/….jpg and beside it one of\n"
-            f"{', '.join(data.TEST_FOLDERS)}. Where there is none, a fifth of each class,\n"
-            "the same in every run, is kept to test on."
+            f"{', '.join(data.TEST_FOLDERS)}. If there is none, a fifth of each class,\n"
+            "the same in every run, is held out for testing."
         ),
         epilog=(
             "examples:\n"
             "  a small network, in seconds:\n"
             f"    {program} train --model densenet_bc --blocks 2,2,2 --growth-rate 6 \\\n"
             "        --epochs 3 --seed 11 --output runs/a\n"
-            "  the same run again, from where it stopped (it remembers everything else):\n"
+            "  resume this run (all other options are in its folder):\n"
             f"    {program} train --output runs/a --resume\n"
-            "  images of your own, from trained weights:\n"
+            "  your own images, from pretrained weights:\n"
             f"    {program} train --dataset flowers/ --model densenet121 \\\n"
             "        --weights imagenet --lr 0.01 --epochs 10 --output runs/flowers\n"
-            "  four processes on this machine; --batch-size is that of all of them together:\n"
+            "  four processes on this machine; --batch-size is the total of all processes:\n"
             "    torchrun --nproc-per-node 4 -m densenet_tutorial train --output runs/b"
         ),
     )
     train.set_defaults(run=_train)
-    train.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="of the run")
+    train.add_argument(
+        "--output", type=Path, required=True, metavar="FOLDER", help="folder of the run"
+    )
     train.add_argument(
         "--resume",
         action="store_true",
-        help="go on with the run in FOLDER; begin one if it holds none",
+        help="resume the run in FOLDER; start one if there is none",
     )
     train.add_argument(
         "--allow-changes",
         action="store_true",
-        help="go on though the device, the number of processes or the options have changed; the "
-        "run is then no longer, bit for bit, the same",
+        help="resume with another device, number of processes or other options; the results are "
+        "then no longer the same, bit for bit",
     )
     train.add_argument("--quiet", action="store_true", help="no progress bars")
-    train.add_argument(
-        "--device",
-        choices=environment.DEVICES,
-        help="default: DENSENET_TUTORIAL_DEVICE, else auto",
-    )
-    add_to(train.add_argument_group("what to train, and on what"), Task)
-    add_to(train.add_argument_group("how to train"), Recipe)
+    _add_device(train)
+    add_to(train.add_argument_group("model and data"), Task)
+    add_to(train.add_argument_group("hyperparameters"), Recipe)
 
 
 def _train(given: argparse.Namespace) -> None:
@@ -250,14 +249,14 @@ def _train(given: argparse.Namespace) -> None:
             history = _run(given)
         except (ValueError, OSError) as error:
             if _is_ours(error) and not distributed.is_main_process():
-                sys.exit(2)  # every process has the same; one says so
+                sys.exit(2)  # all processes have the same error; the main process prints it
             raise
         except KeyboardInterrupt as stop:
             if not distributed.is_main_process():
                 sys.exit(130)
             if (given.output / "last.pt").exists():
                 again = f"{_program()} train --output {shlex.quote(str(given.output))} --resume"
-                raise KeyboardInterrupt(f"\n{str(stop) or 'stopped'}; to go on: {again}") from None
+                raise KeyboardInterrupt(f"\n{str(stop) or 'stopped'}; to resume: {again}") from None
             raise
         if distributed.is_main_process():
             last = history[-1]
@@ -268,7 +267,7 @@ def _train(given: argparse.Namespace) -> None:
 
 
 def _run(given: argparse.Namespace) -> list[dict[str, float]]:
-    """Train as the command says, and as the run in its folder says where the command does not."""
+    """Train with the given options, and the configuration in the run's folder for all others."""
     import torch
 
     chosen = vars(given)
@@ -311,7 +310,7 @@ def _run(given: argparse.Namespace) -> list[dict[str, float]]:
 
 
 def _dataset(chosen: dict[str, Any], metadata: dict[str, Any] | None) -> data.ImageDataset:
-    """The data set that was chosen, or that of a run with this `metadata`."""
+    """The chosen data set, or the one that `metadata` describes."""
     wanted = {name: chosen[name] for name in ("image_size",) if name in chosen}
     wanted["progress"] = distributed.is_main_process() and not chosen["quiet"]
     if metadata is None:
@@ -322,9 +321,9 @@ def _dataset(chosen: dict[str, Any], metadata: dict[str, Any] | None) -> data.Im
 def _model(
     chosen: dict[str, Any], saved: dict[str, Any] | None, dataset: data.ImageDataset
 ) -> tuple[dict[str, Any], network.DenseNet]:
-    """The model's configuration, which makes it again, and the model: new, or with trained weights.
+    """The model's configuration and the model, with random or with trained weights.
 
-    A run that goes on loads its own weights later.
+    A resumed run loads its own weights later.
     """
     start = {} if saved else {name: chosen[name] for name in ("weights",) if chosen.get(name)}
     config = dict(saved or {"name": Task.model})
@@ -339,23 +338,21 @@ def _model(
     config["name"] = chosen.get("model", config["name"])
     try:
         return config, network.densenet(**config, **start)
-    except TypeError as error:  # of a configuration with other names, as another version may write
-        raise ValueError(f"the run's model cannot be made again: {error}") from error
+    except TypeError as error:  # unknown names in a configuration, perhaps of another version
+        raise ValueError(f"the run's model cannot be built: {error}") from error
 
 
 def _config_of(source: str, name: str | None) -> dict[str, Any]:
-    """What weights say of their model, which is called `name` if they do not say it."""
+    """The configuration of the weights' model, which is called `name` if they do not name it."""
     read = weights.read(source, name)
     name = name or ((read.config or {}).get("model") or {}).get("name")
     if name is None:
-        raise ValueError(
-            f"--model must be given: the weights {source!r} do not say of which they are"
-        )
+        raise ValueError(f"--model must be given: the weights {source!r} do not name their model")
     return {"name": name} | read.model_options(name)
 
 
 def _classes_of(source: str) -> list[str] | None:
-    """The classes that weights tell apart, if they say it."""
+    """The class names in the metadata of weights, if there are any."""
     try:
         return list(weights.categories(source))
     except weights.WeightsError:
@@ -363,12 +360,12 @@ def _classes_of(source: str) -> list[str] | None:
 
 
 def _add_evaluate(commands: Any) -> None:
-    evaluate = commands.add_parser(
+    command = commands.add_parser(
         "evaluate", help="loss and accuracy of a trained model over all test images of a data set"
     )
-    evaluate.set_defaults(run=_evaluate)
-    _add_weights(evaluate)
-    evaluate.add_argument(
+    command.set_defaults(run=_evaluate)
+    _add_weights(command)
+    command.add_argument(
         "--dataset",
         metavar="NAME",
         help=f"{', '.join(data.list_datasets())}, or a FOLDER of images by class "
@@ -377,35 +374,41 @@ def _add_evaluate(commands: Any) -> None:
 
 
 def _add_weights(command: argparse.ArgumentParser) -> None:
-    command.add_argument("weights", help="a checkpoint (runs/a/best.pt), or the name of shipped weights")  # fmt: skip
-    command.add_argument("--device", choices=environment.DEVICES, help="default: DENSENET_TUTORIAL_DEVICE, else auto")  # fmt: skip
+    command.add_argument(
+        "weights", help="a checkpoint (runs/a/best.pt), or the name of bundled weights"
+    )
+    _add_device(command)
+
+
+def _add_device(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--device",
+        choices=environment.DEVICES,
+        help="default: DENSENET_TUTORIAL_DEVICE, otherwise auto",
+    )
 
 
 def _trained(options: argparse.Namespace, name: str | None = None) -> network.DenseNet:
-    """The model that the command's weights hold, ready to predict.
+    """The model with the command's weights, in evaluation mode.
 
-    `name` is the model's, for weights that do not say it.
+    `name` is the model's name, for weights without one in their metadata.
     """
-    from densenet_tutorial import weights
-
     with _as_option(name="--model"):
         read = weights.read(options.weights, name)
     if name is None:
         if not (read.config and read.config["model"]):
-            raise ValueError(f"weights {options.weights!r} do not say of which model they are")
-        name = read.config["model"]["name"]
+            raise ValueError(f"weights {options.weights!r} do not name their model")
+        name = str(read.config["model"]["name"])
     if "classifier.weight" not in read.model:
-        raise ValueError(f"weights {options.weights!r} have no classifier: they tell no classes")
+        raise ValueError(f"weights {options.weights!r} have no classifier")
     with _as_option(name="--model"):
         model = network.densenet(name, weights=options.weights)
     return model.eval().to(environment.device(options.device))
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from densenet_tutorial import data, training, weights
-
     if options.weights == "imagenet":
-        raise ValueError("weights 'imagenet' cannot be evaluated: ImageNet's pictures are not here")
+        raise ValueError("weights 'imagenet' cannot be evaluated: ImageNet's images are not here")
     model = _trained(options)
     trained_on = weights.trained_on(options.weights)
     with _as_option(name="--dataset"):
@@ -423,7 +426,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     dataset = dataclasses.replace(
         dataset, mean=tuple(trained_on["mean"]), std=tuple(trained_on["std"])
     )
-    loss, accuracy = training.evaluate(model, dataset)
+    loss, accuracy = evaluate(model, dataset)
     count = len(dataset.test_labels)
     print(f"{dataset.name}: {count} test images, accuracy {accuracy:.2%}, loss {loss:.4f}")
 
@@ -431,18 +434,18 @@ def _evaluate(options: argparse.Namespace) -> None:
 def _add_predict(commands: Any) -> None:
     predict = commands.add_parser(
         "predict",
-        help="classes of pictures, in words and as a picture",
+        help="classify images",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description=(
-            "Say what a trained model sees in pictures. A picture is read as a viewer shows it: turned as\n"
-            "its EXIF orientation says, in sRGB, on white where it is transparent, and the first of several\n"
-            "frames or pages. Then it is prepared as the model's training pictures were. For weights of\n"
-            "this package that is their size, with nothing squashed or cut off (what is left is filled with\n"
-            "black), and their number of colours; Fashion-MNIST shows things bright on black. For\n"
-            "'imagenet', the middle is cut out.\n"
+            "Classify images with a trained model. Images are read as a viewer shows them: with\n"
+            "their EXIF orientation, in sRGB, on white if they are transparent, and the first of\n"
+            "several frames or pages. Then they are preprocessed as the model's training images\n"
+            "were. For weights of this package, they are resized to fit inside the size of those,\n"
+            "and padded with black; Fashion-MNIST shows bright things on black. For 'imagenet',\n"
+            "the middle is cropped.\n"
             "\n"
-            "A file that cannot be read costs a line on the error output and an exit status of 1; the others\n"
-            "are predicted all the same."
+            "A file that cannot be read is reported on the error output, with an exit status\n"
+            "of 1; the others are classified."
         ),
         epilog=(
             "examples:\n"
@@ -453,17 +456,24 @@ def _add_predict(commands: Any) -> None:
     predict.set_defaults(run=_predict)
     _add_weights(predict)
     predict.add_argument("images", nargs="+", type=Path, help="PNG, JPEG, …")
-    predict.add_argument("--model", help="for the weights 'imagenet': densenet121, densenet161, densenet169 or densenet201")  # fmt: skip
-    predict.add_argument("--top", type=int, default=3, metavar="N", help="classes to name (default: %(default)s)")  # fmt: skip
+    predict.add_argument(
+        "--model", help=f"for the weights 'imagenet': {', '.join(weights.IMAGENET_FILES)}"
+    )
+    predict.add_argument(
+        "--top", type=int, default=3, metavar="N", help="classes to print (default: %(default)s)"
+    )
     predict.add_argument("--invert", action="store_true", help="swap dark and bright first")
-    predict.add_argument("--output", type=Path, metavar="FILE", help=f"a PNG that shows the pictures (the first {_DRAWN}) with their classes")  # fmt: skip
+    predict.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help=f"draw the images (the first {_DRAWN}) with their classes into this PNG",
+    )
 
 
 def _predict(options: argparse.Namespace) -> None:
     import torch
     from PIL import Image, ImageOps
-
-    from densenet_tutorial import data, weights
 
     top = arguments.positive_int("--top", options.top)
     if options.weights == "imagenet" and options.model not in weights.IMAGENET_FILES:
@@ -479,53 +489,61 @@ def _predict(options: argparse.Namespace) -> None:
         found, inputs = [], []
         for path in options.images[first : first + _BATCH]:
             try:
-                picture = data.read_image(path)
+                image = data.read_image(path)
             except ValueError as error:
                 print(error, file=sys.stderr)
                 failed = True
                 continue
             if options.invert:
-                picture = ImageOps.invert(picture)
-            inputs.append(prepare(picture))
-            picture.thumbnail((256, 256))  # enough to draw it
-            found.append((path, picture))
+                image = ImageOps.invert(image)
+            inputs.append(prepare(image))
+            image.thumbnail((256, 256))  # large enough for drawing
+            found.append((path, image))
         if not inputs:
             continue
         with torch.no_grad():
             x = torch.stack(inputs).to(next(model.parameters()).device)
             probabilities = model(x).softmax(1).cpu()
-        for (path, picture), row in zip(found, probabilities, strict=True):
+        for (path, image), row in zip(found, probabilities, strict=True):
             best = row.topk(min(top, len(classes)))
-            names = [f"{classes[i]} {p:.1%}" for p, i in zip(best.values.tolist(), best.indices)]
-            print(f"{path}: {', '.join(names)}")
+            scores = zip(best.values.tolist(), best.indices.tolist(), strict=True)
+            likely = [f"{classes[i]} {p:.1%}" for p, i in scores]
+            print(f"{path}: {', '.join(likely)}")
             if options.output and len(predictions) < _DRAWN:
-                predictions.append((picture, names[0]))
-    if predictions:  # some are to be drawn
+                predictions.append((image, likely[0]))
+    if predictions:
         _draw(options.output, predictions)
     if failed:
         sys.exit(1)
 
 
 def _draw(path: Path, predictions: list[Any]) -> None:
-    """Write pictures with their titles to `path`."""
+    """Write images with their titles to `path`."""
     from torchvision.transforms.functional import pil_to_tensor
 
     from densenet_tutorial import figures
     from densenet_tutorial.utils import files
 
-    pictures, titles = zip(*predictions)
-    shown = [pil_to_tensor(picture) for picture in pictures]
+    images, titles = zip(*predictions)
+    shown = [pil_to_tensor(image) for image in images]
     files.write(path, figures.png(figures.images(shown, titles, title="Predictions")))
 
 
 def _add_summary(commands: Any) -> None:
     summary = commands.add_parser("summary", help="a model's layers, shapes and parameter counts")
     summary.set_defaults(run=_summary)
-    summary.add_argument("model", nargs="?", default="densenet121", metavar="MODEL", help=f"default: %(default)s; one of {', '.join(network.list_models())}")  # fmt: skip
-    summary.add_argument("--size", type=int, default=224, help="image side in pixels (default: %(default)s)")  # fmt: skip
-    summary.add_argument("--num-classes", type=int, help="default: the model's own")
-    summary.add_argument("--in-channels", type=int, help="default: the model's own")
-    summary.add_argument("--depth", type=int, default=2, help="levels of modules (default: %(default)s)")  # fmt: skip
+    summary.add_argument(
+        "model",
+        nargs="?",
+        default="densenet121",
+        metavar="MODEL",
+        help=f"default: %(default)s; one of {', '.join(network.list_models())}",
+    )
+    add = functools.partial(summary.add_argument, type=int)
+    add("--size", default=224, help="image side in pixels (default: %(default)s)")
+    add("--num-classes", help="default: the model's own")
+    add("--in-channels", help="default: the model's own")
+    add("--depth", default=2, help="levels of modules (default: %(default)s)")
 
 
 def _summary(options: argparse.Namespace) -> None:
@@ -545,25 +563,38 @@ def _summary(options: argparse.Namespace) -> None:
 
 
 def _add_benchmark(commands: Any) -> None:
-    benchmark = commands.add_parser(
-        "benchmark", help="measure this device, side by side with torchvision"
-    )
+    benchmark = commands.add_parser("benchmark", help="compare with torchvision on this device")
     what = benchmark.add_subparsers(required=True, metavar="WHAT")
     of_memory = what.add_parser(
         "memory",
-        help="memory and time of a training step, of every memory-efficient mode",
-        description="Memory that a training step holds between forward and backward, and the time that it takes: "
-        "torchvision's model, plain and memory-efficient, and each of our modes, in turns. Memory is in MiB per image: "
-        "what autograd saves; by how much the process, or what it has allocated on the GPU, grows; on a GPU also the "
-        "peak of a step, and the largest batch that fits. Ratio is that of the median times.",
+        help="memory and time of a training step, for every memory-efficient mode",
+        description="Memory that autograd holds between the forward and the backward pass, and the "
+        "time of a training step, for torchvision's model, plain and memory-efficient, and each of "
+        "our modes, in turns. Memory is in MiB per image: saved tensors; growth of the process, or "
+        "of the memory allocated on the GPU; on a GPU also the peak of a step, and the largest "
+        "batch that fits. Ratio is the ratio of the median times.",
     )
     of_memory.set_defaults(run=_benchmark_memory)
-    of_memory.add_argument("--model", choices=network.list_models(), default="densenet121", metavar="MODEL", help="default: %(default)s")  # fmt: skip
-    of_memory.add_argument("--image-size", type=int, default=224, metavar="PIXELS", help="side of an image (default: %(default)s)")  # fmt: skip
-    of_memory.add_argument("--batch-size", type=int, default=8, metavar="N", help="images per step (default: %(default)s)")  # fmt: skip
-    of_memory.add_argument("--repeats", type=int, default=10, metavar="N", help="steps of each model that are timed (default: %(default)s)")  # fmt: skip
-    of_memory.add_argument("--device", choices=environment.DEVICES, help="default: DENSENET_TUTORIAL_DEVICE, else auto")  # fmt: skip
-    of_memory.add_argument("--output", type=Path, metavar="FILE", help="a JSON file with all figures; the table goes to a .csv beside it")  # fmt: skip
+    of_memory.add_argument(
+        "--model",
+        choices=network.list_models(),
+        default="densenet121",
+        metavar="MODEL",
+        help="default: %(default)s",
+    )
+    add = functools.partial(of_memory.add_argument, type=int)
+    add("--image-size", default=224, metavar="PIXELS", help="image side (default: %(default)s)")
+    add("--batch-size", default=8, metavar="N", help="images per step (default: %(default)s)")
+    add(
+        "--repeats", default=10, metavar="N", help="steps to time, per model (default: %(default)s)"
+    )
+    _add_device(of_memory)
+    of_memory.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="write the measurements as JSON to FILE, and the table to a .csv beside it",
+    )
 
 
 def _benchmark_memory(options: argparse.Namespace) -> None:
@@ -589,9 +620,7 @@ def _benchmark_memory(options: argparse.Namespace) -> None:
 
 
 def _add_env(commands: Any) -> None:
-    env = commands.add_parser(
-        "env", help="what a bug report should quote: system, device, versions"
-    )
+    env = commands.add_parser("env", help="system, device and versions, for a bug report")
     env.set_defaults(run=lambda options: print(environment.report()))
 
 

@@ -1,7 +1,8 @@
 """The three building blocks: :class:`DenseLayer`, :class:`DenseBlock` and :class:`Transition`.
 
-Constructor arguments, attribute names and ``state_dict`` keys equal torchvision's, so weights go both ways.
-Chapters 02, 03 and 04 build them up; the notation is the paper's: growth rate k, L layers, k0 channels in.
+Constructor arguments, attribute names and ``state_dict`` keys are torchvision's, so that weights
+can be exchanged. Chapters 02, 03 and 04 build these classes up; the notation is the paper's: growth
+rate k, L layers, k0 input channels.
 """
 
 import torch
@@ -13,23 +14,24 @@ from densenet_tutorial.utils.arguments import fraction, optional, positive_int
 
 
 class DenseLayer(nn.Module):
-    """One dense layer: all earlier features in, `growth_rate` new feature maps out.
+    """One dense layer: reads all earlier features, returns `growth_rate` new feature maps.
 
     BN-ReLU-Conv1x1-BN-ReLU-Conv3x3, then dropout (paper, section 3, "Bottleneck layers"). With
-    ``bn_size=None`` the bottleneck is left out: BN-ReLU-Conv3x3, the paper's plain composite function.
+    ``bn_size=None`` there is no bottleneck: BN-ReLU-Conv3x3, the paper's plain composite function.
 
     Args:
-        num_input_features: channels that come in, k0 + (l - 1) k for layer l of a block.
-        growth_rate: new feature maps that go out, the paper's k.
+        num_input_features: input channels, k0 + (l - 1) k for layer l of a block.
+        growth_rate: number of new feature maps, the paper's k.
         bn_size: the bottleneck has ``bn_size * growth_rate`` channels; ``None`` for no bottleneck.
         drop_rate: probability of zeroing an element of the new features in training, 0 to 1.
 
     Shape:
-        input: (N, num_input_features, H, W), or a list of tensors whose channels add up to that.
+        input: (N, num_input_features, H, W), or a list of tensors that have so many channels
+            together.
         output: (N, growth_rate, H, W), the new features alone.
 
     Raises:
-        ValueError: an argument is out of its range.
+        ValueError: an argument is out of range.
 
     Source: Huang et al. 2017, https://arxiv.org/abs/1608.06993, section 3.
     """
@@ -74,20 +76,20 @@ class DenseLayer(nn.Module):
 
 
 class DenseBlock(nn.ModuleDict):
-    """`num_layers` dense layers, each of which sees the block's input and every earlier layer's output.
+    """`num_layers` dense layers; each reads the block's input and the output of all earlier layers.
 
     Args:
         num_layers: the paper's L (per block).
-        num_input_features: channels into the block, the paper's k0.
+        num_input_features: input channels of the block, the paper's k0.
         bn_size, growth_rate, drop_rate: as for :class:`DenseLayer`.
 
     Shape:
         init_features: (N, num_input_features, H, W).
-        output: (N, num_input_features + num_layers * growth_rate, H, W), the input's channels first, then
-        each layer's in order.
+        output: (N, num_input_features + num_layers * growth_rate, H, W): the channels of the input,
+            then those of each layer in order.
 
     Raises:
-        ValueError: an argument is out of its range.
+        ValueError: an argument is out of range.
 
     Source: Huang et al. 2017, https://arxiv.org/abs/1608.06993, section 3, equation 2.
     """
@@ -117,20 +119,21 @@ class DenseBlock(nn.ModuleDict):
 
 
 class Transition(nn.Sequential):
-    """Between two blocks: BN-ReLU-Conv1x1 to `num_output_features` channels, then 2x2 average pooling.
+    """Transition layer between two blocks: BN-ReLU-Conv1x1, then 2x2 average pooling.
 
     Args:
-        num_input_features: channels that come in.
-        num_output_features: channels that go out; the compression is their ratio.
+        num_input_features: input channels.
+        num_output_features: output channels; the compression is their ratio.
 
     Shape:
         input: (N, num_input_features, H, W), H and W at least 2.
         output: (N, num_output_features, H // 2, W // 2).
 
     Raises:
-        ValueError: an argument is out of its range.
+        ValueError: an argument is out of range.
 
-    Source: Huang et al. 2017, https://arxiv.org/abs/1608.06993, section 3, "Pooling layers" and "Compression".
+    Source: Huang et al. 2017, https://arxiv.org/abs/1608.06993, section 3, "Pooling layers" and
+    "Compression".
     """
 
     @arguments.check(num_input_features=positive_int, num_output_features=positive_int)

@@ -1,7 +1,7 @@
 """The whole network, :class:`DenseNet`, and the named models of the paper.
 
-Constructor arguments, ``state_dict`` keys and the random initialisation equal torchvision's; what is ours
-alone is keyword-only. Chapter 05 builds this up.
+Constructor arguments, ``state_dict`` keys and the random initialisation are torchvision's;
+additional arguments are keyword-only. Chapter 05 builds this up.
 """
 
 import logging
@@ -36,28 +36,30 @@ STEMS = ("imagenet", "cifar")
 
 
 class DenseNet(nn.Module):
-    """DenseNet: a stem, dense blocks joined by transition layers, global average pooling, a classifier.
+    """DenseNet: stem, dense blocks with transitions between them, average pooling, classifier.
 
     Args:
         growth_rate: new feature maps per layer, the paper's k.
-        block_config: layers in each dense block; any number of blocks.
-        num_init_features: feature maps that the stem makes; ``None`` for the paper's 2k of a DenseNet-BC.
-        bn_size: bottleneck width as a multiple of `growth_rate`; ``None`` for the paper's plain layers.
+        block_config: number of layers in each dense block; any number of blocks.
+        num_init_features: output channels of the stem; ``None`` for 2k, as in the paper's
+            DenseNet-BC.
+        bn_size: bottleneck width as a multiple of `growth_rate`; ``None`` for no bottleneck.
         drop_rate: dropout probability after each layer's last convolution, 0 to 1.
-        num_classes: classes to tell apart.
-        memory_efficient: ``True`` (the same as ``"checkpoint"``), ``"recompute"`` or ``"minimal"`` keeps less for
-            the backward pass and computes it again there (chapter 07).
+        num_classes: number of classes.
+        memory_efficient: ``True`` (the same as ``"checkpoint"``), ``"recompute"`` or ``"minimal"``
+            to keep less for the backward pass and recompute it there (chapter 07).
         in_channels: channels of an input image: 3 for colour, 1 for grey.
-        stem: ``"imagenet"`` (7x7 convolution with stride 2, norm, ReLU, 3x3 max pooling with stride 2) or
-            ``"cifar"`` (one 3x3 convolution at full resolution).
-        compression: a transition keeps this share of its channels, rounded down; the paper's theta.
+        stem: ``"imagenet"`` (7x7 convolution with stride 2, norm, ReLU, 3x3 max pooling with stride
+            2) or ``"cifar"`` (one 3x3 convolution at full resolution).
+        compression: a transition's output channels as a fraction of its input channels, rounded
+            down; the paper's theta.
 
     Shape:
         x: (N, in_channels, H, W), normalised floats, H and W at least :attr:`min_size`.
         output: (N, num_classes), logits.
 
     Raises:
-        ValueError: an argument is out of its range, or an input has the wrong shape.
+        ValueError: an argument is out of range, or an input has a wrong shape.
 
     Source: Huang et al. 2017, https://arxiv.org/abs/1608.06993, section 3 and table 1.
     """
@@ -87,7 +89,7 @@ class DenseNet(nn.Module):
         compression: float = 0.5,
     ) -> None:
         super().__init__()
-        channels = 2 * growth_rate if num_init_features is None else num_init_features
+        channels = num_init_features or 2 * growth_rate
         self.features = nn.Sequential()
         if stem == "imagenet":
             self.features.conv0 = nn.Conv2d(in_channels, channels, 7, 2, padding=3, bias=False)
@@ -102,21 +104,23 @@ class DenseNet(nn.Module):
             self.features.add_module(f"denseblock{i}", block)
             channels += num_layers * growth_rate
             if i < len(block_config):
-                compressed = int(channels * compression + 1e-9)  # 100 * 0.29 gives 28.999…
+                # Not 28 for 100 * 0.29, which is 28.999… in floating point.
+                compressed = int(channels * compression + 1e-9)
                 if compressed == 0:
                     raise ValueError(
-                        f"compression must leave at least 1 of {channels} channels, got {compression!r}"
+                        "compression must leave at least 1 of "
+                        f"{channels} channels, got {compression!r}"
                     )
                 self.features.add_module(f"transition{i}", Transition(channels, compressed))
                 channels = compressed
         self.features.norm5 = nn.BatchNorm2d(channels)
-        self.classifier = nn.Linear(channels, num_classes)
+        self.classifier: nn.Module = nn.Linear(channels, num_classes)
 
         self.in_channels = in_channels
         self.num_features = channels
         self.num_classes = num_classes
         halvings = len(block_config) - 1
-        #: Smallest height and width, in pixels, that leaves one pixel for the last block.
+        #: Minimum height and width in pixels: one pixel is left for the last block.
         self.min_size = 4 * (2**halvings - 1) + 1 if stem == "imagenet" else 2**halvings
 
         for module in self.modules():
@@ -127,12 +131,17 @@ class DenseNet(nn.Module):
         set_memory_efficient(self, memory_efficient)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Everything before pooling: (N, in_channels, H, W) to (N, num_features, h, w), after the last norm and ReLU."""
+        """Features before pooling, (N, num_features, h, w), after the last norm and ReLU."""
         self._check_input(x)
         return F.relu(self.features(x))
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """What :meth:`forward_features` returned, to logits (N, num_classes), or, if `pre_logits`, (N, num_features)."""
+        """Logits (N, num_classes), or pooled features (N, num_features) if `pre_logits`.
+
+        Args:
+            x: the result of :meth:`forward_features`.
+            pre_logits: whether to leave out the classifier.
+        """
         x = F.adaptive_avg_pool2d(x, (1, 1)).flatten(1)
         return x if pre_logits else self.classifier(x)
 
@@ -145,27 +154,28 @@ class DenseNet(nn.Module):
 
     @arguments.check(num_classes=non_negative_int)
     def reset_classifier(self, num_classes: int) -> None:
-        """Replace the last layer by a new one with random weights, or, for 0 classes, by none: pooled features come out."""
+        """Replace the last layer by a randomly initialised one; with 0 classes, by an identity."""
         weight = next(self.features.parameters())
         self.num_classes = num_classes
         if num_classes == 0:
             self.classifier = nn.Identity()
             return
-        self.classifier = nn.Linear(self.num_features, num_classes).to(weight)
-        nn.init.zeros_(self.classifier.bias)
+        linear = nn.Linear(self.num_features, num_classes).to(weight)
+        nn.init.zeros_(linear.bias)
+        self.classifier = linear
 
     def intermediate_features(
         self, x: Tensor, parts: Sequence[str | int] | None = None
     ) -> dict[str, Tensor]:
-        """The features after each part, by name, in order, from one pass over x of (N, in_channels, H, W).
+        """The features after each part, by name, in order.
 
-        The names are ``"stem"``, ``"denseblock1"``, ``"transition1"``, ``"denseblock2"`` and so on, and at
-        the end ``"final"``, which is what :meth:`forward_features` returns.
+        The names are ``"stem"``, ``"denseblock1"``, ``"transition1"``, ``"denseblock2"``, … and
+        ``"final"``, the result of :meth:`forward_features`.
 
         Args:
-            x: a batch of images.
-            parts: which to return, by name or by index, -1 for the last; ``None`` for all. What comes after the last
-                of them is not computed.
+            x: (N, in_channels, H, W), normalised images.
+            parts: the parts to return, by name or index, -1 for the last; ``None`` for all. Later
+                parts are not computed.
 
         Raises:
             ValueError: there is no such part, or x has the wrong shape.
@@ -185,7 +195,7 @@ class DenseNet(nn.Module):
         return found
 
     def parts(self) -> dict[str, list[nn.Module]]:
-        """The modules of :attr:`features` by part: "stem", "denseblock1", "transition1", …, "final"."""
+        """The modules of :attr:`features` by part, as in :meth:`intermediate_features`."""
         parts: dict[str, list[nn.Module]] = {"stem": []}
         for name, module in self.features.named_children():
             if name in ("conv0", "norm0", "relu0", "pool0"):
@@ -200,13 +210,12 @@ class DenseNet(nn.Module):
             return str(part)
         if type(part) is int and -len(names) <= part < len(names):
             return names[part]
-        raise ValueError(
-            f"parts must be names of {', '.join(names)} or indices below {len(names)}, got {part!r}"
-        )
+        valid = f"{', '.join(names)} or indices below {len(names)}"
+        raise ValueError(f"parts must be names of {valid}, got {part!r}")
 
     def _check_input(self, x: Tensor) -> None:
-        if not torch.jit.is_scripting() and not isinstance(x, Tensor):
-            if isinstance(x, torch.fx.Proxy):  # what torch.fx traces with
+        if not isinstance(x, Tensor):
+            if isinstance(x, torch.fx.Proxy):
                 return
             raise ValueError(f"x must be a tensor, got {type(x).__name__}")
         if not x.is_floating_point():
@@ -222,7 +231,7 @@ class DenseNet(nn.Module):
             )
 
 
-#: The named models: what each sets, beyond :class:`DenseNet`'s defaults.
+#: The named models, and the arguments of :class:`DenseNet` that each sets.
 CONFIGS: dict[str, dict[str, Any]] = {
     "densenet121": {"growth_rate": 32, "block_config": (6, 12, 24, 16), "num_init_features": 64},
     "densenet161": {"growth_rate": 48, "block_config": (6, 12, 36, 24), "num_init_features": 96},
@@ -282,7 +291,7 @@ _ARCHITECTURES = {
 
 
 def list_models() -> list[str]:
-    """The names that :func:`densenet` knows, each also a function of this package."""
+    """The names that :func:`densenet` accepts; each is also a function of this package."""
     return list(CONFIGS)
 
 
@@ -297,33 +306,33 @@ def densenet(
     pretrained: bool = False,
     **overrides: Any,
 ) -> DenseNet:
-    """Build a named model, with random weights or with trained ones.
+    """Build a named model, with random or with trained weights.
 
     Args:
         name: one of :func:`list_models`, such as ``"densenet121"`` or ``"densenet_bc_100_12"``.
-        weights: ``None``, for fresh random weights; or what :func:`weights.read` reads:
+        weights: ``None`` for random weights, or an argument of :func:`weights.read`:
             ``"imagenet"`` (also ``"DEFAULT"``, ``"IMAGENET1K_V1"``, and torchvision's enum), the
-            name of weights that come with this package (``"fashion-mnist-small"``), a path, an
-            address, or a state dict. What a checkpoint of ours says of its model then takes the
-            place of the named model's; classes and channels are the weights'.
-        num_classes: ``None`` keeps the weights' own, or else the model's: 1000 with the ImageNet
-            stem, 10 with the CIFAR stem.
-        head: what becomes of the classifier that comes with the weights. ``None`` keeps it if it
-            has `num_classes` classes, and makes a new one with random weights if not; ``"new"``
-            makes a new one in any case; ``"slice"`` keeps its first `num_classes` rows; a sequence
-            such as ``[281, 282, 285]`` keeps these rows, in this order.
-        progress: whether a bar shows how far a download is.
-        pretrained: older code's word for ``weights="imagenet"``.
-        overrides: any other argument of :class:`DenseNet`, in place of the named model's. With
-            `in_channels` other than the weights', their first convolution is adapted: from 3 to 1
-            its kernels are summed, from 1 to 3 shared out, so that a grey image, normalised, gives
-            the same as before (:func:`layouts.adapt_state_dict`).
+            name of bundled weights (``"fashion-mnist-small"``), a path, a URL, or a state dict. The
+            configuration in a checkpoint of this package overrides the named model's; numbers of
+            classes and channels are those of the weights.
+        num_classes: ``None`` for the number of classes of the weights; without weights, 1000 with
+            the ImageNet stem and 10 with the CIFAR stem.
+        head: how to adapt the classifier in the weights. ``None`` keeps it if it has `num_classes`
+            classes, otherwise replaces it by a randomly initialised one; ``"new"`` always replaces
+            it; ``"slice"`` keeps the first `num_classes` rows; a sequence such as
+            ``[281, 282, 285]`` keeps the rows with these indices, in this order.
+        progress: whether to show a progress bar for a download.
+        pretrained: deprecated, for ``weights="imagenet"``.
+        overrides: other arguments of :class:`DenseNet`. If `in_channels` differs from the weights',
+            the first convolution is adapted: kernels are summed from 3 channels to 1, and divided
+            from 1 to 3, so that a grey image gives the same features
+            (:func:`layouts.adapt_state_dict`).
 
-    What was converted or adapted is logged, by the logger ``densenet_tutorial.network``, at level
-    INFO; what was left out, at level WARNING.
+    The logger ``densenet_tutorial.network`` reports conversions and adaptations at level INFO, and
+    ignored tensors at level WARNING.
 
     Raises:
-        ValueError: an unknown name, or an argument out of its range.
+        ValueError: an unknown name, or an argument out of range.
         WeightsError: (a ValueError) there are no such weights, or they do not fit the model.
     """
     if pretrained:
@@ -354,50 +363,50 @@ def densenet(
 
 
 def densenet121(**options: Any) -> DenseNet:
-    """DenseNet-121: k=32, blocks of 6, 12, 24, 16; 7,978,856 parameters. Options as for :func:`densenet`."""
+    """DenseNet-121: k=32, blocks of 6, 12, 24, 16; 7,978,856 parameters. See :func:`densenet`."""
     return densenet("densenet121", **options)
 
 
 def densenet161(**options: Any) -> DenseNet:
-    """DenseNet-161: k=48, blocks of 6, 12, 36, 24; 28,681,000 parameters. Options as for :func:`densenet`."""
+    """DenseNet-161: k=48, blocks of 6, 12, 36, 24; 28,681,000 parameters. See :func:`densenet`."""
     return densenet("densenet161", **options)
 
 
 def densenet169(**options: Any) -> DenseNet:
-    """DenseNet-169: k=32, blocks of 6, 12, 32, 32; 14,149,480 parameters. Options as for :func:`densenet`."""
+    """DenseNet-169: k=32, blocks of 6, 12, 32, 32; 14,149,480 parameters. See :func:`densenet`."""
     return densenet("densenet169", **options)
 
 
 def densenet201(**options: Any) -> DenseNet:
-    """DenseNet-201: k=32, blocks of 6, 12, 48, 32; 20,013,928 parameters. Options as for :func:`densenet`."""
+    """DenseNet-201: k=32, blocks of 6, 12, 48, 32; 20,013,928 parameters. See :func:`densenet`."""
     return densenet("densenet201", **options)
 
 
 def densenet264(**options: Any) -> DenseNet:
-    """DenseNet-264: k=32, blocks of 6, 12, 64, 48; 33,337,704 parameters. Options as for :func:`densenet`."""
+    """DenseNet-264: k=32, blocks of 6, 12, 64, 48; 33,337,704 parameters. See :func:`densenet`."""
     return densenet("densenet264", **options)
 
 
 def densenet_bc(**options: Any) -> DenseNet:
-    """DenseNet-BC with the CIFAR stem, of any size: set `block_config` and `growth_rate`. As :func:`densenet`."""
+    """DenseNet-BC, CIFAR stem, for any `block_config` and `growth_rate`. See :func:`densenet`."""
     return densenet("densenet_bc", **options)
 
 
 def densenet_bc_100_12(**options: Any) -> DenseNet:
-    """DenseNet-BC for 32x32 images, depth 100, k=12: 769,162 parameters. Options as for :func:`densenet`."""
+    """DenseNet-BC for 32x32 images, depth 100, k=12: 769,162 parameters. See :func:`densenet`."""
     return densenet("densenet_bc_100_12", **options)
 
 
 def densenet_bc_250_24(**options: Any) -> DenseNet:
-    """DenseNet-BC for 32x32 images, depth 250, k=24: 15.3 million parameters. As :func:`densenet`."""
+    """DenseNet-BC for 32x32 images, depth 250, k=24: 15.3M parameters. See :func:`densenet`."""
     return densenet("densenet_bc_250_24", **options)
 
 
 def densenet_bc_190_40(**options: Any) -> DenseNet:
-    """DenseNet-BC for 32x32 images, depth 190, k=40: 25.6 million parameters. As :func:`densenet`."""
+    """DenseNet-BC for 32x32 images, depth 190, k=40: 25.6M parameters. See :func:`densenet`."""
     return densenet("densenet_bc_190_40", **options)
 
 
 def densenet_40_12(**options: Any) -> DenseNet:
-    """Plain DenseNet for 32x32 images, depth 40, k=12, no bottleneck, no compression. As :func:`densenet`."""
+    """DenseNet, not BC, for 32x32 images, depth 40, k=12. See :func:`densenet`."""
     return densenet("densenet_40_12", **options)

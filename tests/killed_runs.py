@@ -32,7 +32,9 @@ def train(folder, resume=True, recipe=RECIPE):
 
 
 def die_at(folder, number):
-    """Let this process be killed when it is about to change a file in `folder` the `number`-th time."""
+    """Let this process be killed when it is about to change a file in `folder` the `number`-th
+    time.
+    """
     count = 0
 
     def watch(event, arguments):

@@ -1,4 +1,6 @@
-"""Every public function and class of the package, with arguments that are valid, for tests that go through all."""
+"""Every public function and class of the package, with arguments that are valid, for tests that go
+through all.
+"""
 
 import dataclasses
 import functools
@@ -29,11 +31,13 @@ MODULES = (
 )
 
 #: What functions return, and nobody is asked to make.
-RESULTS = ("PartCost", "ReceptiveField", "ConnectionCost", "MemoryFigures", "Weights")
+RESULTS = ("PartCost", "ReceptiveField", "ConnectionCost", "MemoryMeasurement", "Weights")
 
 
 def public_functions():
-    """The functions and classes, by the first name under which they are public, without the package's."""
+    """The functions and classes, by the first name under which they are public, without the
+    package's.
+    """
     found = {}
     for module in map(importlib.import_module, MODULES):
         defined = [
@@ -109,11 +113,11 @@ def labels():
 
 
 def figures_of_memory():
-    return [benchmarks.MemoryFigures("ours", 2**20, None, None, None, [1.0, 1.5], 1.0)]
+    return [benchmarks.MemoryMeasurement("ours", 2**20, None, None, None, [1.0, 1.5], 1.0)]
 
 
 def cost():
-    return insight.ConnectionCost(0, 1, lost=5, gained=1, pictures=10, loss=0.1)
+    return insight.ConnectionCost(0, 1, lost=5, gained=1, images=10, loss=0.1)
 
 
 def reuse():
@@ -121,7 +125,13 @@ def reuse():
 
 
 TITLES = {"title": "a title", "xlabel": "x", "ylabel": "y"}
-EPOCH = {"epoch": 1, "train_loss": 1.0, "test_loss": 1.0, "train_accuracy": 0.5, "test_accuracy": 0.6}  # fmt: skip
+EPOCH = {
+    "epoch": 1,
+    "train_loss": 1.0,
+    "test_loss": 1.0,
+    "train_accuracy": 0.5,
+    "test_accuracy": 0.6,
+}
 LAYER = {"bn_size": 4, "drop_rate": 0.0}
 
 #: Arguments with which each function can be called; given afresh each time.
@@ -139,19 +149,30 @@ VALID = {
     "data.normalize": lambda: {"images": dataset().test_images, "mean": (0.5,), "std": (0.5,)},
     "data.photograph": lambda: {"name": "cat"},
     "data.read_image": lambda: {"path": "picture.png"},
-    "experiments.baselines.StackedNet": lambda: {"wiring": "plain", "width": 4, "block_config": (1,)},
+    "experiments.baselines.StackedNet": lambda: {
+        "wiring": "plain",
+        "width": 4,
+        "block_config": (1,),
+    },
     "experiments.baselines.of_equal_budget": lambda: {"reference": model(), "wiring": "plain"},
     "experiments.baselines.count": lambda: {"model": model()},
     "experiments.benchmarks.as_text": lambda: {"rows": [("a", "b"), ("c", "d")]},
     "experiments.benchmarks.compare_memory": lambda: {
-        "name": "densenet_40_12", "batch_size": 2, "image_size": 8, "repeats": 1, "quick": True,
+        "name": "densenet_40_12",
+        "batch_size": 2,
+        "image_size": 8,
+        "repeats": 1,
+        "quick": True,
     },
     "experiments.benchmarks.memory_rows": lambda: {"figures": figures_of_memory(), "batch_size": 2},
     "experiments.benchmarks.models": lambda: {"name": "densenet_40_12"},
     "experiments.benchmarks.resident_bytes": lambda: {"model": model(), "x": pictures()},
     "experiments.benchmarks.write_results": lambda: {
-        "path": "results.json", "command": "a command", "setting": {"a": 1},
-        "figures": figures_of_memory(), "rows": [("a", "b")],
+        "path": "results.json",
+        "command": "a command",
+        "setting": {"a": 1},
+        "figures": figures_of_memory(),
+        "rows": [("a", "b")],
     },
     "experiments.transfer.few_labels": lambda: {"per_class": 1, "seed": 0, "tests": 10},
     "experiments.transfer.run": lambda: {"start": "frozen", "seed": 0, "per_class": 1, "epochs": 1},
@@ -159,32 +180,58 @@ VALID = {
     "figures.bars": lambda: {"values": {"a": 1.0}, "title": "t", "xlabel": "x"},
     "figures.channels": lambda: {"block": block()},
     "figures.confusion": lambda: {"matrix": torch.eye(2), "classes": ["a", "b"]},
-    "figures.connection_costs": lambda: {"measured": {"denseblock1": ([cost()], reuse())}, "title": "t"},
+    "figures.connection_costs": lambda: {
+        "measured": {"denseblock1": ([cost()], reuse())},
+        "title": "t",
+    },
     "figures.connectivity": lambda: {"block": block()},
     "figures.costs": lambda: {"parts": insight.part_costs(model(), 8)},
     "figures.curves": lambda: {"series": {"a": [1, 2, 3]}, **TITLES},
     "figures.effective_receptive_fields": lambda: {
-        "fields": {"a": torch.ones(4, 4)}, "theoretical": {"a": 3}, "title": "t",
+        "fields": {"a": torch.ones(4, 4)},
+        "theoretical": {"a": 3},
+        "title": "t",
     },
     "figures.feature_maps": lambda: {"features": torch.randn(2, 4, 4), "title": "t"},
     "figures.feature_reuse_maps": lambda: {"rows": {"a": {"denseblock1": reuse()}}, "title": "t"},
     "figures.grad_cam_maps": lambda: {
-        "pictures": pictures(), "maps": torch.rand(3, 2, 2), "titles": ["a", "b", "c"], "title": "t",
+        "images": pictures(),
+        "maps": torch.rand(3, 2, 2),
+        "titles": ["a", "b", "c"],
+        "title": "t",
     },
     "figures.gradient_norms": lambda: {"series": {"a": torch.rand(3, 4) + 1}, "title": "t"},
     "figures.history": lambda: {"rows": [EPOCH]},
-    "figures.images": lambda: {"pictures": torch.zeros(2, 1, 4, 4), "titles": ["a", "b"], "title": "t"},
+    "figures.images": lambda: {
+        "images": torch.zeros(2, 1, 4, 4),
+        "titles": ["a", "b"],
+        "title": "t",
+    },
     "figures.png": lambda: {"figure": importlib.import_module("matplotlib.figure").Figure()},
-    "figures.receptive_fields": lambda: {"fields": insight.receptive_fields(model()), "image_size": 8},
+    "figures.receptive_fields": lambda: {
+        "fields": insight.receptive_fields(model()),
+        "image_size": 8,
+    },
     "figures.shapes": lambda: {"features": model().intermediate_features(pictures())},
-    "figures.spread": lambda: {"runs": {"a": [[1, 2], [2, 3]]}, **TITLES},
-    "figures.stacked_bars": lambda: {"rows": {"a": {"b": 1.0, "c": 2.0}}, "title": "t", "xlabel": "x"},
+    "figures.mean_and_range": lambda: {"runs": {"a": [[1, 2], [2, 3]]}, **TITLES},
+    "figures.stacked_bars": lambda: {
+        "rows": {"a": {"b": 1.0, "c": 2.0}},
+        "title": "t",
+        "xlabel": "x",
+    },
     "figures.time_and_memory": lambda: {"figures": figures_of_memory()},
     "insight.connection_costs": lambda: {
-        "model": model(), "block": "denseblock1", "x": pictures(), "labels": labels(),
+        "model": model(),
+        "block": "denseblock1",
+        "x": pictures(),
+        "labels": labels(),
     },
     "insight.connections": lambda: {"model": model(), "block": "denseblock1"},
-    "insight.effective_receptive_field": lambda: {"model": model(), "x": pictures(), "part": "final"},
+    "insight.effective_receptive_field": lambda: {
+        "model": model(),
+        "x": pictures(),
+        "part": "final",
+    },
     "insight.effective_size": lambda: {"field": torch.ones(4, 4)},
     "insight.feature_reuse": lambda: {"model": model(), "block": "denseblock1"},
     "insight.grad_cam": lambda: {"model": model(), "x": pictures(), "target": 1},
@@ -192,7 +239,10 @@ VALID = {
     "insight.part_costs": lambda: {"model": model(), "image_size": 8},
     "insight.receptive_fields": lambda: {"model": model()},
     "insight.remove_connection": lambda: {
-        "model": model(), "block": "denseblock1", "source": 0, "target": 1,
+        "model": model(),
+        "block": "denseblock1",
+        "source": 0,
+        "target": 1,
     },
     "memory.saved_activation_bytes": lambda: {"model": model(), "input": pictures()},
     "set_memory_efficient": lambda: {"model": block(), "mode": False},
@@ -202,7 +252,9 @@ VALID = {
     "training.fit": lambda: {**task(), "progress": False},
     "training.freeze": lambda: {"module": nn.ReLU()},
     "training.predict": lambda: {
-        "model": model(), "dataset": dataset(), "images": dataset().test_images,
+        "model": model(),
+        "dataset": dataset(),
+        "images": dataset().test_images,
     },
     "training.seeded": lambda: {"training": training.Training(**task())},
     "training.with_progress": lambda: {"training": training.Training(**task()), "progress": False},
@@ -213,17 +265,18 @@ VALID = {
         "like": weights.read("fashion-mnist-small").model,
     },
     "weights.adapt_state_dict": lambda: {
-        "state_dict": model().state_dict(), "like": model().state_dict(),
+        "state_dict": model().state_dict(),
+        "like": model().state_dict(),
     },
     "weights.categories": lambda: {"weights": "fashion-mnist-small"},
     "weights.convert_state_dict": lambda: {"content": model().state_dict()},
-    "weights.is_here": lambda: {"name": "densenet121"},
+    "weights.is_cached": lambda: {"name": "densenet121"},
     "weights.read": lambda: {"weights": "fashion-mnist-small"},
     "weights.results": lambda: {"name": "fashion-mnist-small"},
     "weights.save": lambda: {"model": model(), "path": "weights.pt"},
     "weights.trained_on": lambda: {"weights": "fashion-mnist-small"},
     "weights.transforms": lambda: {"weights": "fashion-mnist-small"},
-}  # fmt: skip
+}
 
 
 def write_picture():

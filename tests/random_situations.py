@@ -1,12 +1,15 @@
-"""Random models, changes to them and ways of using them: does each memory-efficient mode do what the plain model does?
+"""Random models, changes to them and ways of using them: does each memory-efficient mode do what
+the plain model does?
 
     python tests/random_situations.py --count 2000 --seed 0
 
-Every situation is drawn from a seed and run three times: by the plain model in the situation's precision, by the plain
-model in float64, and by the mode. What counts is everything that is left behind: outputs, gradients, buffers, what hooks
-saw, or an error. A mode is *equal* if it is as near to float64 as the plain model is, but for a factor that rounding
-explains, and fails where and as the plain model fails; it is *refused* if it fails where the plain model does not, in
-words that name `memory_efficient`; and *wrong* otherwise.
+Every situation is drawn from a seed and run three times: by the plain model in the situation's
+    precision, by the plain
+model in float64, and by the mode. What counts is everything that is left behind: outputs,
+gradients, buffers, what hooks saw, or an error. A mode is *equal* if it is as near to float64 as
+the plain model is, but for a factor that rounding explains, and fails where and as the plain model
+fails; it is *refused* if it fails where the plain model does not, in words that name
+`memory_efficient`; and *wrong* otherwise.
 """
 
 import argparse
@@ -22,16 +25,25 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations, prune
 
-from densenet_tutorial import DenseBlock, DenseLayer, DenseNet, Transition, set_memory_efficient
+from densenet_tutorial import (
+    DenseBlock,
+    DenseLayer,
+    DenseNet,
+    Transition,
+    memory,
+    set_memory_efficient,
+)
 
-MODES = ("checkpoint", "recompute", "minimal")
+MODES = tuple(mode for mode in memory.MODES if isinstance(mode, str))
 
 
-# ------------------------------------------------------------------------------------------------- the model
+# ---------------------------------------------------------------------------------------- the model
 
 
 def draw_model(draw):
-    """A function that builds the drawn model, the same each time, and the shape of its input without the batch."""
+    """A function that builds the drawn model, the same each time, and the shape of its input
+    without the batch.
+    """
     growth, bn_size = draw.randint(1, 5), draw.choice([None, 1, 2, 4])
     drop = draw.choice([0.0, 0.0, 0.3])
     channels, side = draw.randint(2, 9), draw.randint(1, 9)
@@ -75,7 +87,7 @@ def draw_model(draw):
     return parts[kind], (channels, least + side, least + draw.randint(0, 6))
 
 
-# ------------------------------------------------------------------------------------- what is done to the model
+# ------------------------------------------------------------------------ what is done to the model
 
 
 class Noisy(nn.Module):
@@ -323,7 +335,7 @@ CHANGES = {
 }
 
 
-# ------------------------------------------------------------------------------------------ how the model is used
+# ---------------------------------------------------------------------------- how the model is used
 
 
 def loss_of(output):
@@ -458,7 +470,7 @@ def batched_gradients(model, x, found):
 
 
 def functional_gradient(model, x, found):
-    model.eval()  # in training mode, batch norm writes to buffers that the transformation does not know
+    model.eval()  # in training mode, batch norm writes to buffers
     parameters = {n: p.detach() for n, p in model.named_parameters()}
     buffers = {n: b.clone() for n, b in model.named_buffers()}
 
@@ -617,7 +629,7 @@ USES = (
 )
 
 
-# ---------------------------------------------------------------------------------------------------- comparing
+# ---------------------------------------------------------------------------------------- comparing
 
 
 def draw_input(draw, shape):
@@ -753,7 +765,8 @@ def verdict(situation, mode):
     )
     for name, value in plain.items():
         if found[name].shape != value.shape or found[name].dtype != value.dtype:
-            return f"{name}: {found[name].dtype} {list(found[name].shape)}, not {value.dtype} {list(value.shape)}"
+            got, expected = (f"{v.dtype} {list(v.shape)}" for v in (found[name], value))
+            return f"{name}: {got}, not {expected}"
         if not value.is_floating_point():
             if not torch.equal(value, found[name]):
                 return f"{name} is {found[name].tolist()}, not {value.tolist()}"
@@ -763,7 +776,8 @@ def verdict(situation, mode):
             continue  # the plain model's own number means nothing
         if not found[name].isfinite().all():
             return f"{name} is not finite"
-        # What rounding alone does: to the plain model, and to it on an input that differs in the last digits.
+        # What rounding alone does: to the plain model, and to it on an input that differs in the
+        # last digits.
         rounding = max(
             distance(value, true),
             distance(single.get(name, value), true) * eps / torch.finfo(torch.float32).eps,

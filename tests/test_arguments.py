@@ -1,4 +1,6 @@
-"""Bad arguments: every public function refuses them in the same way, and says which and what is valid."""
+"""Bad arguments: every public function refuses them in the same way, and says which and what is
+valid.
+"""
 
 import contextlib
 import math
@@ -37,7 +39,7 @@ def generator(*values):
     return (value for value in values)
 
 
-# ------------------------------------------------------------------------------ bad values of each kind
+# -------------------------------------------------------------------------- bad values of each kind
 
 
 def whole(least=1, most=None):
@@ -79,8 +81,11 @@ def tensor(kind, *shape):
         "floats": [torch.zeros(shape, dtype=torch.uint8), torch.zeros(shape, dtype=torch.int64)],
         "uint8": [torch.zeros(shape), torch.zeros(shape, dtype=torch.int64)],
         "int64": [torch.zeros(shape), torch.zeros(shape, dtype=torch.bool)],
-        "numbers": [torch.zeros(shape, dtype=torch.bool), torch.zeros(shape, dtype=torch.complex64)],
-    }  # fmt: skip
+        "numbers": [
+            torch.zeros(shape, dtype=torch.bool),
+            torch.zeros(shape, dtype=torch.complex64),
+        ],
+    }
     dtype = {"floats": torch.float32, "uint8": torch.uint8, "int64": torch.int64}.get(kind)
     right = torch.zeros(shape, dtype=dtype)
     dimensions = [right[None], right[0]] if shape else []
@@ -103,7 +108,19 @@ def optional(values):
 
 
 def numbers():
-    return [None, 3, "ab", [], [1, "2"], [None], {1.0}, Foreign(), generator(1.0), [[1.0]], torch.ones(2, 2)]  # fmt: skip
+    return [
+        None,
+        3,
+        "ab",
+        [],
+        [1, "2"],
+        [None],
+        {1.0},
+        Foreign(),
+        generator(1.0),
+        [[1.0]],
+        torch.ones(2, 2),
+    ]
 
 
 # ------------------------------------------------------------------------------ the table
@@ -156,8 +173,17 @@ TABLE = {
     "data.ImageDataset": {
         "name": text(),
         "train_images": [*IMAGES, torch.rand(20, 1, 8, 8), dataset().train_images[:5]],
-        "train_labels": [*tensor("int64", 20), dataset().train_labels[:5], dataset().train_labels + 1],
-        "test_images": [*IMAGES, torch.rand(10, 1, 8, 8), dataset().test_images[:5], dataset().test_images[:0]],
+        "train_labels": [
+            *tensor("int64", 20),
+            dataset().train_labels[:5],
+            dataset().train_labels + 1,
+        ],
+        "test_images": [
+            *IMAGES,
+            torch.rand(10, 1, 8, 8),
+            dataset().test_images[:5],
+            dataset().test_images[:0],
+        ],
         "test_labels": [*tensor("int64", 10), dataset().test_labels[:5], dataset().test_labels - 5],
         "classes": CLASSES,
         "mean": [*numbers(), (0.5, 0.5), (math.nan,), (math.inf,)],
@@ -243,7 +269,10 @@ TABLE = {
     },
     "figures.connection_costs": {
         "measured": mapping(
-            3, [], ([], public_functions.reuse()), ([public_functions.cost()], None),
+            3,
+            [],
+            ([], public_functions.reuse()),
+            ([public_functions.cost()], None),
             good=([public_functions.cost()], public_functions.reuse()),
         ),
         "title": text(),
@@ -273,11 +302,13 @@ TABLE = {
         "columns": whole(),
     },
     "figures.feature_reuse_maps": {
-        "rows": mapping(*mapping(3, [], good=torch.ones(2, 2)), good={"denseblock1": torch.ones(2, 2)}),
+        "rows": mapping(
+            *mapping(3, [], good=torch.ones(2, 2)), good={"denseblock1": torch.ones(2, 2)}
+        ),
         "title": text(),
     },
     "figures.grad_cam_maps": {
-        "pictures": tensor("numbers", 3, 1, 8, 8),
+        "images": tensor("numbers", 3, 1, 8, 8),
         "maps": [*tensor("floats", 3, 2, 2), torch.ones(2, 2, 2)],
         "titles": [*CLASSES, ["a"]],
         "title": text(),
@@ -288,9 +319,12 @@ TABLE = {
     },
     "figures.history": {"rows": sequence(3, "a", {}, EPOCH | {"train_loss": "1"}, good=EPOCH)},
     "figures.images": {
-        "pictures": [
+        "images": [
             *(None, 3, "ab", [], Foreign(), generator(torch.zeros(1, 4, 4)), torch.zeros(4, 4)),
-            *([bad] for bad in (None, "a", torch.zeros(2, 4, 4), torch.zeros(4, 4), np.zeros((1, 4, 4)))),
+            *(
+                [bad]
+                for bad in (None, "a", torch.zeros(2, 4, 4), torch.zeros(4, 4), np.zeros((1, 4, 4)))
+            ),
         ],
         "titles": [*CLASSES, ["a"]],
         "title": text(),
@@ -305,7 +339,7 @@ TABLE = {
     "figures.shapes": {
         "features": mapping(*tensor("numbers", 2, 4, 4, 4), good=torch.ones(2, 4, 4, 4))
     },
-    "figures.spread": {
+    "figures.mean_and_range": {
         "runs": mapping(3, [], ["ab"], [[]], [[1.0], [1.0, 2.0]], good=[[1.0, 2.0]]),
         **TITLES,
     },
@@ -338,12 +372,31 @@ TABLE = {
     "insight.grad_cam": {
         "model": densenet(),
         "x": [*tensor("floats", 3, 1, 8, 8), torch.randn(3, 2, 8, 8)],
-        "target": [None, "a", 2.5, True, -1, 5, [0, 1, 2], Foreign(), *LABELS[7:], torch.tensor(2.0)],
+        "target": [
+            None,
+            "a",
+            2.5,
+            True,
+            -1,
+            5,
+            [0, 1, 2],
+            Foreign(),
+            *LABELS[7:],
+            torch.tensor(2.0),
+        ],
         "part": [*choice(), "conv0"],
     },
     "insight.gradient_norms": {
         "model": module(),
-        "x": [None, "x", 3, [1.0], np.zeros((3, 1, 8, 8)), Foreign(), torch.zeros(3, 1, 8, 8).byte()],
+        "x": [
+            None,
+            "x",
+            3,
+            [1.0],
+            np.zeros((3, 1, 8, 8)),
+            Foreign(),
+            torch.zeros(3, 1, 8, 8).byte(),
+        ],
         "labels": LABELS,
     },
     "insight.part_costs": {"model": densenet(), "image_size": whole(2)},
@@ -410,7 +463,7 @@ TABLE = {
     "weights.adapt_state_dict": {"state_dict": STATE_DICT, "like": STATE_DICT, "head": HEAD},
     "weights.categories": {"weights": [None, 3, 2.5, True, "no such file", Foreign(), []]},
     "weights.convert_state_dict": {"content": STATE_DICT},
-    "weights.is_here": {"name": [*choice(), "densenet264"]},
+    "weights.is_cached": {"name": [*choice(), "densenet264"]},
     "weights.read": {
         "weights": [None, 3, 2.5, True, "no such file", Foreign(), []],
         "name": optional(choice()),
@@ -421,7 +474,7 @@ TABLE = {
     "weights.save": {"model": [None, 3, "a", Foreign(), {}, {"a": None}], "path": path()},
     "weights.trained_on": {"weights": [None, 3, 2.5, True, "no such file", Foreign(), []]},
     "weights.transforms": {"weights": [None, 3, 2.5, True, "no such file", Foreign(), []]},
-}  # fmt: skip
+}
 
 
 def pending(function):
@@ -494,7 +547,7 @@ def test_a_missing_and_an_unknown_argument_stay_pythons_own_errors():
         insight.receptive_fields(modle=model())
 
 
-# ------------------------------------------------------------------------------ the checks themselves
+# ---------------------------------------------------------------------------- the checks themselves
 
 
 def test_a_check_returns_what_the_function_is_to_use():
@@ -514,8 +567,8 @@ def test_a_check_returns_what_the_function_is_to_use():
         found = check("name", given)
         assert found == used and type(found) is type(used)
     assert arguments.device("device", "cpu") == torch.device("cpu")
-    assert arguments.numbers_in_a_row("x", range(3)).tolist() == [0, 1, 2]
-    assert arguments.numbers_in_a_row("x", torch.arange(3)).tolist() == [0, 1, 2]
+    assert arguments.number_sequence("x", range(3)).tolist() == [0, 1, 2]
+    assert arguments.number_sequence("x", torch.arange(3)).tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize(
@@ -534,16 +587,26 @@ def test_a_check_returns_what_the_function_is_to_use():
         (
             arguments.mapping_of(arguments.positive_int),
             {},
-            "n must be a non-empty dict, from names to values, each a whole number of at least 1, got {}",
+            (
+                "n must be a non-empty dict, from names to values, each a whole number of at least "
+                "1, got {}"
+            ),
         ),
         (
             arguments.tensor("floats", "N, C"),
             torch.zeros(2, 3, 4),
-            "n must be a tensor of floats, not empty, (N, C), got a tensor of torch.float32, shape [2, 3, 4]",
+            (
+                "n must be a tensor of floats, not empty, (N, C), "
+                "got a tensor of torch.float32, shape [2, 3, 4]"
+            ),
         ),
-        (arguments.device, "gpu", "n must be a device that PyTorch finds here, such as 'cpu', got 'gpu'"),
+        (
+            arguments.device,
+            "gpu",
+            "n must be a device that PyTorch finds here, such as 'cpu', got 'gpu'",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_check_says_what_is_valid_and_what_came(check, value, message):
     with pytest.raises(ValueError) as error:
         check("n", value)

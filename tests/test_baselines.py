@@ -1,4 +1,6 @@
-"""Plain and residual networks: wired as they say, and as large as the DenseNet that they are compared with."""
+"""Plain and residual networks: wired as they say, and as large as the DenseNet that they are
+compared with.
+"""
 
 import pytest
 import torch

@@ -87,26 +87,53 @@ def test_resume_needs_no_other_option_and_refuses_a_changed_one(run, capsys):
         (["--epochs", "1.5"], "--epochs: must be a whole number of at least 1, got '1.5'"),
         (["--lr", "fast"], "--lr: must be a finite number above 0, got 'fast'"),
         (["--lr", "nan"], "--lr: must be a finite number above 0, got 'nan'"),
-        (["--blocks", "2;2"], "--blocks: must be a non-empty sequence, each element a whole number of at least 1, with commas between them, got '2;2'"),
+        (
+            ["--blocks", "2;2"],
+            (
+                "--blocks: must be a non-empty sequence, each element a whole number of at least "
+                "1, with commas between them, got '2;2'"
+            ),
+        ),
         (["--blocks", "2,0"], "--blocks: must be a non-empty sequence"),
         (["--growth-rate", "-1"], "--growth-rate: must be a whole number of at least 1, got '-1'"),
-        (["--growth-rate", "none"], "--growth-rate: must be a whole number of at least 1, got 'none'"),
+        (
+            ["--growth-rate", "none"],
+            "--growth-rate: must be a whole number of at least 1, got 'none'",
+        ),
         (["--model", "densenet"], "--model: must be one of 'densenet121', "),
         (
             ["--model", "densenet121", "--blocks", "6,12,24,16"],
             "model must be one for small images, got 'densenet121'",
         ),
-        (["--dataset", "mnist"], "--dataset: must be one of fashion-mini, digits, fashion-mnist, cifar10, cifar100, or a folder of images by class, got 'mnist'"),
+        (
+            ["--dataset", "mnist"],
+            (
+                "--dataset: must be one of fashion-mini, digits, fashion-mnist, cifar10, cifar100, "
+                "or a folder of images by class, got 'mnist'"
+            ),
+        ),
         (["--dataset", ""], "--dataset: must be one of fashion-mini"),
-        (["--image-size", "8"], "image_size is for a folder of images by class, got 'fashion-mini'"),
-        (["--schedule", "linear"], "--schedule: must be one of 'step', 'cosine', 'one-cycle', got 'linear'"),
-        (["--augment", "crop", "spin"], "--augment: must be a sequence, each element one of 'crop', 'flip', 'cutout', got 'spin'"),
+        (
+            ["--image-size", "8"],
+            "image_size is for a folder of images by class, got 'fashion-mini'",
+        ),
+        (
+            ["--schedule", "linear"],
+            "--schedule: must be one of 'step', 'cosine', 'one-cycle', got 'linear'",
+        ),
+        (
+            ["--augment", "crop", "spin"],
+            (
+                "--augment: must be a sequence, each element one of 'crop', 'flip', 'cutout', "
+                "got 'spin'"
+            ),
+        ),
         (["--amp", "int8"], "--amp: must be one of 'bf16', 'fp16', or None, got 'int8'"),
         (["--memory-efficient", "no"], "--memory-efficient: must be one of 'checkpoint', "),
         (["--batch-size", "5001"], "batch_size must be at most the 5000 training images, got 5001"),
         (["--weights", "nonsense"], "weights must be "),
     ],
-)  # fmt: skip
+)
 def test_train_names_a_bad_option_and_writes_nothing(tmp_path, capsys, options, words):
     errors = error_of(capsys, *TRAIN, "--output", tmp_path / "run", *options)
     assert words in errors
@@ -134,7 +161,11 @@ def test_every_option_of_a_recipe_reaches_it(tmp_path):
         seed=7,
     )
     assert training.Recipe(**recipe) == expected
-    assert options.as_words(recipe, training.Recipe) == ["--epochs", "1", *words.replace("2 --amp", "2.0 --amp bf16").split()]  # fmt: skip
+    assert options.as_words(recipe, training.Recipe) == [
+        "--epochs",
+        "1",
+        *words.replace("2 --amp", "2.0 --amp bf16").split(),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -167,7 +198,7 @@ def test_the_command_of_bundled_weights_is_made_from_their_configuration():
 
 
 def test_what_can_be_chosen_is_listed_by_a_function(monkeypatch, capsys):
-    """A data set, a schedule or an augmentation that is added in one place is in the help at once."""
+    """A data set, schedule or augmentation that is added in one place is in the help."""
     from densenet_tutorial.data import datasets
     from densenet_tutorial.training import augmentation, recipe
 
@@ -426,7 +457,7 @@ def test_ctrl_c_says_how_to_go_on_and_that_does(tmp_path, capsys):
     thread.join()
     assert stop.value.code == 130
     said = capsys.readouterr().err
-    found = re.search(r"stopped after step \d+ of epoch \d+; to go on: (.*)\n", said)
+    found = re.search(r"stopped after step \d+ of epoch \d+; to resume: (.*)\n", said)
     command = shlex.split(found[1])
     assert command[:3] == ["python", "-m", "densenet_tutorial"]
     more = ["--device", "cpu", "--quiet", "--allow-changes", "--epochs", "1"]
@@ -548,8 +579,8 @@ def test_a_file_that_is_no_picture_costs_its_own_line(run, tmp_path, capsys):
     assert [line.split(": ")[0] for line in printed.out.splitlines()] == [whole] * 32
     complaints = printed.err.splitlines()
     assert len(complaints) == 42
-    assert all(f"{broken} cannot be read as a picture: it is none" in c for c in complaints[:-1])
-    assert complaints[-1] == f"{none} cannot be read as a picture: there is no such file"
+    assert all(f"{broken} cannot be read as an image: it is none" in c for c in complaints[:-1])
+    assert complaints[-1] == f"{none} cannot be read as an image: there is no such file"
     assert Image.open(drawn).size[1] > 500  # 32 pictures in seven rows
 
     (tmp_path / "drawn.png").unlink()
@@ -596,19 +627,31 @@ def test_errors_name_a_way_out_that_the_command_line_has(run, tmp_path, capsys):
         (["predict", "imagenet", picture], "--model must be one of densenet121, densenet161"),
         (["predict", "imagenet", picture, "--model", "resnet"], "'imagenet', got 'resnet'"),
         (["predict", tmp_path / "trunk.pt", picture], "trunk.pt' have no classifier"),
-        (["predict", last, picture, "--top", 0], "--top must be a whole number of at least 1, got 0"),
-        (["evaluate", "imagenet"], "ImageNet's pictures are not here"),
+        (
+            ["predict", last, picture, "--top", 0],
+            "--top must be a whole number of at least 1, got 0",
+        ),
+        (["evaluate", "imagenet"], "ImageNet's images are not here"),
         (["evaluate", tmp_path / "trunk.pt"], "trunk.pt' have no classifier"),
-        (["evaluate", last, "--dataset", "digits"], "--dataset must be one with the classes of 'fashion-mini', got 'digits'"),
+        (
+            ["evaluate", last, "--dataset", "digits"],
+            "--dataset must be one with the classes of 'fashion-mini', got 'digits'",
+        ),
         (["evaluate", last, "--dataset", "mnist"], "--dataset must be one of 'fashion-mini', "),
-        (["predict", last, picture, "--model", "densenet121"], "--model must be 'densenet_bc' for weights"),
+        (
+            ["predict", last, picture, "--model", "densenet121"],
+            "--model must be 'densenet_bc' for weights",
+        ),
         (["predict", last, picture, "--model", "resnet"], "--model must be one of 'densenet121', "),
         (["summary", "densenet"], "MODEL must be one of 'densenet121', "),
         (["summary", "--size", 10], "--size must be a whole number of at least 29, got 10"),
-        (["summary", "--num-classes", 0], "--num-classes must be a whole number of at least 1, got 0"),
+        (
+            ["summary", "--num-classes", 0],
+            "--num-classes must be a whole number of at least 1, got 0",
+        ),
         (["summary", "--in-channels", -1], "--in-channels must be a whole number of at least 1"),
         (["summary", "--depth", 0], "--depth must be a whole number of at least 1, got 0"),
-    ]:  # fmt: skip
+    ]:
         errors = error_of(capsys, *argv)
         assert words in errors
         assert "head=" not in errors and "Traceback" not in errors

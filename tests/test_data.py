@@ -209,7 +209,11 @@ LABELS = torch.tensor([0, 1, 2, 0, 1, 2])
 @pytest.mark.parametrize(
     ("field", "value", "words"),
     [
-        ("train_images", IMAGES / 255, r"a uint8 tensor of images .*\(255 \* x\).*got a tensor of torch.float"),
+        (
+            "train_images",
+            IMAGES / 255,
+            r"a uint8 tensor of images .*\(255 \* x\).*got a tensor of torch.float",
+        ),
         ("train_images", IMAGES.long(), "a uint8 tensor of images .*got a tensor of torch.int64"),
         ("train_images", IMAGES.numpy(), "a uint8 tensor of images .*got a NumPy array of uint8"),
         ("train_images", IMAGES[0], r"\(N, C, H, W\).*got .*shape \[2, 4, 5\]"),
@@ -218,18 +222,30 @@ LABELS = torch.tensor([0, 1, 2, 0, 1, 2])
         ("train_images", [1, 2], "a uint8 tensor of images"),
         ("train_images", None, "a uint8 tensor of images .*got None"),
         ("test_images", IMAGES[:0], r"at least one, got .*shape \[0, 2, 4, 5\]"),
-        ("test_images", IMAGES[:3, :1], r"\(N, 2, 4, 5\), as train_images are, got .*\[3, 1, 4, 5\]"),
+        (
+            "test_images",
+            IMAGES[:3, :1],
+            r"\(N, 2, 4, 5\), as train_images are, got .*\[3, 1, 4, 5\]",
+        ),
         ("test_images", IMAGES[:3, :, :3], r"\(N, 2, 4, 5\), as train_images are"),
         ("test_images", IMAGES[:3] / 255, "a uint8 tensor of images"),
         ("train_labels", LABELS + 1, "indices into the 3 classes, from 0 to 2, got 1 to 3"),
         ("train_labels", LABELS - 1, "indices into the 3 classes, from 0 to 2, got -1 to 1"),
         ("train_labels", LABELS[:5], r"one for each of the 6 train_images, .*got .*shape \[5\]"),
-        ("train_labels", LABELS.int(), "a tensor of int64, not empty, .*got a tensor of torch.int32"),
+        (
+            "train_labels",
+            LABELS.int(),
+            "a tensor of int64, not empty, .*got a tensor of torch.int32",
+        ),
         ("train_labels", LABELS.float(), "a tensor of int64"),
         ("train_labels", LABELS[:, None], "a tensor of int64"),
         ("train_labels", LABELS.tolist(), "a tensor of int64"),
         ("test_labels", LABELS, r"one for each of the 3 test_images, .*got .*shape \[6\]"),
-        ("test_labels", torch.tensor([0, 1, 3]), "indices into the 3 classes, from 0 to 2, got 0 to 3"),
+        (
+            "test_labels",
+            torch.tensor([0, 1, 3]),
+            "indices into the 3 classes, from 0 to 2, got 0 to 3",
+        ),
         ("classes", "abc", "a non-empty sequence, each element text"),
         ("classes", (), "a non-empty sequence"),
         ("classes", (0, 1, 2), "each element text"),
@@ -242,7 +258,7 @@ LABELS = torch.tensor([0, 1, 2, 0, 1, 2])
         ("std", (0.2, 0.3, 0.4), "one number for each of the 2 channels"),
         ("name", None, "text, got None"),
     ],
-)  # fmt: skip
+)
 def test_a_data_set_says_what_each_field_must_be(field, value, words):
     with pytest.raises(ValueError, match=f"^{field} must be .*{words}"):
         three(**{field: value})
@@ -523,7 +539,7 @@ def test_what_is_left_out_is_counted(tmp_path, caplog):
     (tmp_path / "__MACOSX").mkdir()
     dataset = data.load_folder(tmp_path, progress=False)
     assert dataset.classes == ("cat", "dog")
-    assert "1 files are left out, which do not end in .jpg" in caplog.text
+    assert "1 files are ignored, which do not end in .jpg" in caplog.text
 
 
 def test_classes_may_have_folders_of_their_own(tmp_path):

@@ -195,7 +195,7 @@ def test_another_number_of_processes_needs_to_be_insisted_on(whole, tmp_path):
         [sys.executable, *more], capture_output=True, text=True, check=False, env=ENVIRONMENT
     )
     assert done.returncode == 2
-    assert "processes was 2 and is now 1; to go on all the same, allow changes" in done.stderr
+    assert "processes was 2 and is now 1; to resume all the same, allow changes" in done.stderr
     done = run([sys.executable, *more, "--allow-changes", "--epochs", "4"])
     assert "processes was 2 and is now 1" in done.stderr
     assert "no longer, bit for bit" in done.stderr

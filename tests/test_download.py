@@ -239,7 +239,7 @@ def test_an_address_may_hold_spaces_and_letters_of_any_kind(cache, web):
     assert fetched(f"{web.address}/a b/ä.pth?x=ö").read_bytes() == CONTENT
 
 
-# ------------------------------------------------------------------------------ servers that misbehave
+# --------------------------------------------------------------------------- servers that misbehave
 
 
 def respond(handler, *headers, status=200):
@@ -359,7 +359,7 @@ MISBEHAVING = {
 @pytest.mark.parametrize("kind", MISBEHAVING)
 def test_of_a_server_that_misbehaves_nothing_is_kept(cache, web, monkeypatch, hurried, kind):
     answer, words = MISBEHAVING[kind]
-    monkeypatch.setattr(sources.tensor_files, "LARGEST", 3_000_000)
+    monkeypatch.setattr(sources.tensor_files, "MAX_BYTES", 3_000_000)
     url = web.put("best.pt", answer)
     before = time.monotonic()
     with pytest.raises(WeightsError, match=words) as caught:

@@ -103,7 +103,7 @@ def test_stacked_bars_lie_end_to_end_and_say_their_totals():
 
 def test_time_and_memory_places_each_model_at_its_median():
     def measured(name, mib, seconds):
-        return benchmarks.MemoryFigures(name, mib * 2**20, None, None, None, seconds, 1.0)
+        return benchmarks.MemoryMeasurement(name, mib * 2**20, None, None, None, seconds, 1.0)
 
     figure = figures.time_and_memory(
         [measured("theirs", 80, [2.0, 3.0, 2.0]), measured("ours", 10, [1.0, 1.5, 4.0])]
@@ -145,8 +145,8 @@ def test_gradient_norms_draws_the_median_and_the_range():
 
 def test_connection_costs_fills_and_names_what_is_not_noise():
     costs = [
-        insight.ConnectionCost(0, 1, lost=50, gained=0, pictures=100, loss=1.0),
-        insight.ConnectionCost(0, 2, lost=2, gained=1, pictures=100, loss=0.1),
+        insight.ConnectionCost(0, 1, lost=50, gained=0, images=100, loss=1.0),
+        insight.ConnectionCost(0, 2, lost=2, gained=1, images=100, loss=0.1),
     ]
     reuse = torch.tensor([[0.1, 0.2, 0.3]] * 3)
     figure = figures.connection_costs({"denseblock2": (costs, reuse)}, title="t")
@@ -182,7 +182,7 @@ def test_effective_receptive_fields_draws_both_squares():
 
 
 def test_spread_draws_means_and_the_band_around_them():
-    figure = figures.spread(
+    figure = figures.mean_and_range(
         {"a": [[0.1, 0.3], [0.3, 0.7]], "b": [[0, 0.2], [0, 0.4]]},
         title="t",
         xlabel="x",
@@ -195,14 +195,16 @@ def test_spread_draws_means_and_the_band_around_them():
     assert (band[:, 1].min(), band[:, 1].max()) == (0.1, 0.7)
 
 
-# ------------------------------------------------------------------------------ the caller's settings
+# ---------------------------------------------------------------------------- the caller's settings
 
 DRAWINGS = [f"figures.{name}" for name in figures.__all__]
 
 
 @pytest.fixture
 def own_settings():
-    """A caller's settings, other than matplotlib's defaults and the book's; what tells whether they are still so."""
+    """A caller's settings, other than matplotlib's defaults and the book's; what tells whether they
+    are still so.
+    """
 
     def settings():
         return dict(matplotlib.rcParams), matplotlib.get_backend(), matplotlib.is_interactive()

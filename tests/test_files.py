@@ -37,7 +37,7 @@ def test_any_name_that_the_file_system_takes_is_taken(tmp_path, name):
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError, ZeroDivisionError])
 def test_an_error_while_writing_leaves_the_old_file(tmp_path, error):
     (tmp_path / "a.txt").write_bytes(b"old")
-    with pytest.raises(error), files.replacing(tmp_path / "a.txt") as file:
+    with pytest.raises(error), files.atomic_write(tmp_path / "a.txt") as file:
         file.write(b"half of someth")
         raise error
     assert names(tmp_path) == ["a.txt"] and (tmp_path / "a.txt").read_bytes() == b"old"
@@ -61,7 +61,7 @@ def test_a_disk_that_fills_up_leaves_the_old_file_and_is_reported(tmp_path):
 WRITER = """
 import sys, time
 from densenet_tutorial.utils import files
-with files.replacing(sys.argv[1]) as file:
+with files.atomic_write(sys.argv[1]) as file:
     file.write(b"half of someth")
     file.flush()
     print("writing", flush=True)
@@ -112,7 +112,7 @@ def test_writers_at_the_same_time_each_write_a_whole_file(tmp_path):
     assert not failed and names(tmp_path) == ["a"]
 
 
-# ------------------------------------------------------------------------------ what is no regular file
+# -------------------------------------------------------------------------- what is no regular file
 
 
 def make_fifo(path):
@@ -200,7 +200,7 @@ def test_a_replaced_file_keeps_its_permissions(tmp_path, before):
     path = tmp_path / "a.txt"
     path.write_bytes(b"old")
     path.chmod(before)
-    with files.replacing(path) as file:
+    with files.atomic_write(path) as file:
         file.write(b"new")
         assert stat.S_IMODE(os.stat(file.name).st_mode) & ~before == 0, "never wider, not even now"
     assert mode(path) == before and path.read_bytes() == b"new"

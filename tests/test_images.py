@@ -67,9 +67,17 @@ def tiff(levels, bits, photometric=1, sample_format=1, extra=None, content=None)
     channels = 1 if levels.ndim == 2 else levels.shape[2]
     content = content or levels.tobytes()
     tags = {
-        256: [width], 257: [height], 258: [bits] * channels, 259: [1], 262: [photometric],
-        273: [8], 277: [channels], 278: [height], 279: [len(content)], 339: [sample_format] * channels,
-    }  # fmt: skip
+        256: [width],
+        257: [height],
+        258: [bits] * channels,
+        259: [1],
+        262: [photometric],
+        273: [8],
+        277: [channels],
+        278: [height],
+        279: [len(content)],
+        339: [sample_format] * channels,
+    }
     if extra is not None:
         tags[338] = [extra]
     start = 8 + len(content)
@@ -98,7 +106,7 @@ def in_colour(levels):
     return np.repeat(np.asarray(levels).astype(int)[:, :, None], 3, axis=2)
 
 
-# ------------------------------------------------------------------------------ one picture, many files
+# -------------------------------------------------------------------------- one picture, many files
 
 
 def palette(boot):
@@ -166,20 +174,38 @@ WAYS = {
     "PNG, 16 bits, by Pillow": (lambda b: saved(wide(b), "PNG"), 0),
     "PNG, 16 bits, colour": (lambda b: png(np.stack([wide(b)] * 3, 2), 16, 2), 1),
     "PNG, 16 bits, alpha": (lambda b: png(np.stack([wide(b), wide(b | 255)], 2), 16, 4), 1),
-    "PNG, 16 bits, colour, alpha": (lambda b: png(np.stack([*[wide(b)] * 3, wide(b | 255)], 2), 16, 6), 1),
+    "PNG, 16 bits, colour, alpha": (
+        lambda b: png(np.stack([*[wide(b)] * 3, wide(b | 255)], 2), 16, 6),
+        1,
+    ),
     "PNG, palette": (lambda b: saved(palette(b), "PNG"), 0),
     "PNG, alpha": (lambda b: saved(rgb(b).convert("RGBA"), "PNG"), 0),
     "PNG, grey, alpha": (lambda b: saved(Image.fromarray(b).convert("LA"), "PNG"), 0),
-    "PNG, animated": (lambda b: saved(b, "PNG", save_all=True, append_images=[Image.fromarray(255 - b)]), 0),
+    "PNG, animated": (
+        lambda b: saved(b, "PNG", save_all=True, append_images=[Image.fromarray(255 - b)]),
+        0,
+    ),
     "GIF": (lambda b: saved(b, "GIF"), 0),
-    "GIF, animated": (lambda b: saved(b, "GIF", save_all=True, append_images=[Image.fromarray(255 - b)]), 0),
+    "GIF, animated": (
+        lambda b: saved(b, "GIF", save_all=True, append_images=[Image.fromarray(255 - b)]),
+        0,
+    ),
     "JPEG": (lambda b: saved(b, "JPEG", quality=95), 12),
-    "JPEG, colour, progressive": (lambda b: saved(rgb(b), "JPEG", quality=95, progressive=True), 12),
+    "JPEG, colour, progressive": (
+        lambda b: saved(rgb(b), "JPEG", quality=95, progressive=True),
+        12,
+    ),
     "JPEG, CMYK": (lambda b: saved(rgb(b).convert("CMYK"), "JPEG", quality=95), 12),
-    "JPEG, several pictures": (lambda b: saved(rgb(b), "MPO", quality=95, save_all=True, append_images=[rgb(255 - b)]), 12),
+    "JPEG, several pictures": (
+        lambda b: saved(rgb(b), "MPO", quality=95, save_all=True, append_images=[rgb(255 - b)]),
+        12,
+    ),
     "WebP": (lambda b: saved(rgb(b), "WEBP", quality=95), 24),
     "WebP, lossless": (lambda b: saved(rgb(b), "WEBP", lossless=True), 0),
-    "WebP, animated": (lambda b: saved(rgb(b), "WEBP", lossless=True, save_all=True, append_images=[rgb(255 - b)]), 0),
+    "WebP, animated": (
+        lambda b: saved(rgb(b), "WEBP", lossless=True, save_all=True, append_images=[rgb(255 - b)]),
+        0,
+    ),
     "BMP": (lambda b: saved(rgb(b), "BMP"), 0),
     "BMP, palette": (lambda b: saved(palette(b), "BMP"), 0),
     "JPEG 2000": (lambda b: saved(rgb(b), "JPEG2000"), 2),
@@ -187,7 +213,10 @@ WAYS = {
     "PGM": (lambda b: saved(b, "PPM"), 0),
     "PGM, 16 bits": (lambda b: b"P5 112 112 65535\n" + wide(b, ">u2").tobytes(), 0),
     "PGM, 12 bits": (lambda b: b"P5 112 112 4095\n" + (wide(b) >> 4).astype(">u2").tobytes(), 1),
-    "PGM, 200 levels": (lambda b: b"P5 112 112 200\n" + (b.astype(int) * 200 // 255).astype(np.uint8).tobytes(), 2),
+    "PGM, 200 levels": (
+        lambda b: b"P5 112 112 200\n" + (b.astype(int) * 200 // 255).astype(np.uint8).tobytes(),
+        2,
+    ),
     "PGM, text": (lambda b: b"P2 112 112 255\n" + " ".join(map(str, b.ravel())).encode(), 0),
     "TIFF": (lambda b: saved(b, "TIFF"), 0),
     "TIFF, 0 is white": (lambda b: tiff(255 - b, 8, photometric=0), 0),
@@ -202,9 +231,15 @@ WAYS = {
     "TIFF, 16 bits, compressed": (lambda b: saved(wide(b), "TIFF", compression="tiff_lzw"), 0),
     "TIFF, 16 bits, 0 is white": (lambda b: tiff(65535 - wide(b), 16, photometric=0), 0),
     "TIFF, 16 bits, colour": (lambda b: tiff(np.stack([wide(b)] * 3, 2), 16, photometric=2), 1),
-    "TIFF, 16 bits, CMYK": (lambda b: tiff(np.stack([wide(255 - b)] * 3 + [wide(b * 0)], 2), 16, photometric=5), 1),
-    "TIFF, pages": (lambda b: saved(b, "TIFF", save_all=True, append_images=[Image.fromarray(255 - b)]), 0),
-}  # fmt: skip
+    "TIFF, 16 bits, CMYK": (
+        lambda b: tiff(np.stack([wide(255 - b)] * 3 + [wide(b * 0)], 2), 16, photometric=5),
+        1,
+    ),
+    "TIFF, pages": (
+        lambda b: saved(b, "TIFF", save_all=True, append_images=[Image.fromarray(255 - b)]),
+        0,
+    ),
+}
 if "AVIF" in Image.SAVE:
     WAYS["AVIF"] = (lambda b: saved(rgb(b), "AVIF", quality=95), 12)
 
@@ -475,28 +510,44 @@ REFUSED = {
     "float, PFM": (lambda b: b"Pf 112 112 -1.0\n" + (b / 255).astype("<f4").tobytes(), "floating"),
     "float, 16 bits": (lambda b: tiff((b / 255).astype("<f2"), 16, sample_format=3), "none of PNG"),
     "signed, 8 bits": (lambda b: tiff((b >> 1).astype("i1"), 8, sample_format=2), "signed"),
-    "signed, 16 bits": (lambda b: tiff((wide(b) >> 1).astype("<i2"), 16, sample_format=2), "signed"),
+    "signed, 16 bits": (
+        lambda b: tiff((wide(b) >> 1).astype("<i2"), 16, sample_format=2),
+        "signed",
+    ),
     "32 bits": (lambda b: tiff(wide(b).astype("<u4") * 65537, 32), "32 bits a channel"),
     "32 bits, signed": (lambda b: saved(b.astype(np.int32), "TIFF"), "signed"),
     "text": (lambda b: b"no picture", "none of PNG, JPEG"),
     "empty": (lambda b: b"", "it is empty"),
-    "a drawing": (lambda b: b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"/>', "SVG"),
+    "a drawing": (
+        lambda b: b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"/>',
+        "SVG",
+    ),
     "a program": (lambda b: saved(rgb(b), "EPS"), "a PostScript program"),
     "a document": (lambda b: saved(rgb(b), "PDF"), "a PDF document"),
-    "from an iPhone": (lambda b: b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(99), "save it as JPEG"),
+    "from an iPhone": (
+        lambda b: b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(99),
+        "save it as JPEG",
+    ),
     "no width": (lambda b: png(np.zeros((4, 0), np.uint8), 8, 0), "none of PNG"),
     "no pixels": (lambda b: b"P5 0 0 255\n", "none of PNG"),
-    "too many pixels": (lambda b: png(b, 8, 0, size=(12_000, 12_000)), "at most 120,000,000 are read"),
-    "far too many pixels": (lambda b: saved(b, "BMP").replace(
-        struct.pack("<ii", SIDE, SIDE), struct.pack("<ii", 60_000, 60_000)), "pixels"),
-}  # fmt: skip
+    "too many pixels": (
+        lambda b: png(b, 8, 0, size=(12_000, 12_000)),
+        "at most 120,000,000 are read",
+    ),
+    "far too many pixels": (
+        lambda b: saved(b, "BMP").replace(
+            struct.pack("<ii", SIDE, SIDE), struct.pack("<ii", 60_000, 60_000)
+        ),
+        "pixels",
+    ),
+}
 
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_cannot_be_shown_is_refused_in_words(tmp_path, boot, name):
     content, words = REFUSED[name]
     with pytest.raises(
-        ValueError, match=f"/picture cannot be read as a picture: .*({words})"
+        ValueError, match=f"/picture cannot be read as an image: .*({words})"
     ) as error:
         read(tmp_path, content(boot))
     assert "\n" not in str(error.value)
@@ -517,7 +568,7 @@ def test_a_picture_with_too_many_pixels_is_refused_before_it_is_decoded(tmp_path
 def test_a_picture_that_is_cut_short_is_refused(tmp_path, colours, kind):
     content = saved(colours, kind)
     for share in (0.1, 0.5, 0.9, 0.97):
-        with pytest.raises(ValueError, match="cannot be read as a picture: "):
+        with pytest.raises(ValueError, match="cannot be read as an image: "):
             read(tmp_path, content[: int(share * len(content))])
 
 
@@ -530,7 +581,7 @@ def test_a_flipped_bit_is_noticed_in_a_png_which_has_checksums(tmp_path, boot):
         try:
             assert np.array_equal(read(tmp_path, damaged), in_colour(boot))  # behind the picture
         except ValueError as error:
-            assert "cannot be read as a picture: " in str(error)
+            assert "cannot be read as an image: " in str(error)
             refused += 1
     assert refused > 20
 
@@ -544,7 +595,7 @@ def test_what_is_no_file_is_refused(tmp_path):
         (tmp_path / "none.png", "there is no such file"),
         (str(tmp_path / "none\0.png"), "null byte"),
     ]:
-        with pytest.raises(ValueError, match=f"cannot be read as a picture: .*{words}"):
+        with pytest.raises(ValueError, match=f"cannot be read as an image: .*{words}"):
             read_image(path)
     assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
 
@@ -580,8 +631,14 @@ def test_a_bad_path_is_named():
 
 @pytest.mark.parametrize(
     ("size", "inside"),
-    [((50, 100), (14, 28)), ((300, 100), (28, 9)), ((28, 28), (28, 28)), ((7, 3), (28, 12)), ((1, 4000), (1, 28))],
-)  # fmt: skip
+    [
+        ((50, 100), (14, 28)),
+        ((300, 100), (28, 9)),
+        ((28, 28), (28, 28)),
+        ((7, 3), (28, 12)),
+        ((1, 4000), (1, 28)),
+    ],
+)
 def test_a_picture_is_scaled_whole_and_the_rest_is_black(size, inside):
     picture = torch.full((3, *size), 200, dtype=torch.uint8)
     for fitted in (

@@ -1,4 +1,6 @@
-"""Costs against torchvision's published figure, receptive fields against gradients, the rest against cases done by hand."""
+"""Costs against torchvision's published figure, receptive fields against gradients, the rest
+against cases done by hand.
+"""
 
 import math
 
@@ -155,7 +157,7 @@ def test_receptive_fields_equal_where_gradients_arrive(stem, size):
         assert (min(widths), max(widths)) == (field.shortest, field.longest), field.name
 
 
-# ------------------------------------------------------------------------------ effective receptive field
+# ------------------------------------------------------------------------ effective receptive field
 
 
 def test_effective_receptive_field_of_two_equal_convolutions_is_a_triangle():
@@ -165,8 +167,8 @@ def test_effective_receptive_field_of_two_equal_convolutions_is_a_triangle():
         nn.init.ones_(convolution.weight)
     x = torch.ones(3, 1, 9, 9)  # positive: no ReLU blocks anything
     field = insight.effective_receptive_field(model, x, "denseblock1")
-    # The block's output is what came in, a 3 x 3 window, and its layer's, one such window on the other. Batch
-    # norm with its first statistics divides by sqrt(1 + eps), twice on the way.
+    # The block's output is what came in, a 3 x 3 window, and its layer's, one such window on the
+    # other. Batch norm with its first statistics divides by sqrt(1 + eps), twice on the way.
     once = torch.tensor([0, 0, 0, 1, 1, 1, 0, 0, 0.0])
     twice = torch.tensor([0, 0, 1, 2, 3, 2, 1, 0, 0.0])
     expected = once.outer(once) + twice.outer(twice) / (1 + layer.norm1.eps)
@@ -227,7 +229,8 @@ def test_frozen_layers_have_gradients_and_stay_frozen(small, x):
 def test_gradient_norm_of_a_linear_layer_by_hand():
     layer = nn.Linear(2, 2)
     nn.init.zeros_(layer.weight), nn.init.zeros_(layer.bias)
-    # Both classes have probability 1/2, so the gradient is (-1/2, 1/2) times the input, whose length is 5.
+    # Both classes have probability 1/2, so the gradient is (-1/2, 1/2) times the input, whose
+    # length is 5.
     norms = insight.gradient_norms(
         nn.Sequential(layer), torch.tensor([[3.0, 4.0]]), torch.tensor([0])
     )
@@ -238,7 +241,9 @@ def test_gradient_norm_of_a_linear_layer_by_hand():
 
 
 def test_grad_cam_points_at_the_pixels_that_make_the_class():
-    """The stem hands the picture on, and the classifier reads the brightness for class 1 and its negative for 0."""
+    """The stem hands the picture on, and the classifier reads the brightness for class 1 and its
+    negative for 0.
+    """
     model = DenseNet(1, (1,), 1, 1, num_classes=2, in_channels=1, stem="cifar").eval()
     for parameter in model.parameters():
         if parameter.dim() == 4:
@@ -300,7 +305,9 @@ def test_an_unknown_part_is_named(small, x, function):
 
 @pytest.mark.parametrize("bn_size", [1, None])
 def test_feature_reuse_of_a_block_made_by_hand(bn_size):
-    """Every reader's weights from a source are +-(10 source + reader), and gamma of a source is source + 1."""
+    """Every reader's weights from a source are +-(10 source + reader), and gamma of a source is
+    source + 1.
+    """
     model = DenseNet(2, (2,), 3, bn_size, num_classes=4, in_channels=1, stem="cifar")
     block, sizes = model.features.denseblock1, (3, 2, 2)
     readers = [
@@ -335,7 +342,8 @@ def test_the_last_column_of_a_block_before_others_is_the_transition(small):
 
 # ------------------------------------------------------------------------------ computed weights
 
-# Ways in which a layer's weights are computed from others, and how to put in place what is computed.
+# Ways in which a layer's weights are computed from others, and how to put in place what is
+# computed.
 COMPUTED = {
     "weight norm": (
         parametrizations.weight_norm,
@@ -407,7 +415,9 @@ CONNECTIONS = [
 
 @pytest.mark.parametrize(("block", "source", "target"), CONNECTIONS)
 def test_a_removed_connection_carries_nothing(small, x, block, source, target):
-    """What the source makes reaches the reader no more: it can be changed without a change of what is read."""
+    """What the source makes reaches the reader no more: it can be changed without a change of what
+    is read.
+    """
     sizes = {"denseblock1": (8, 4, 4), "denseblock2": (8, 4, 4, 4)}[block]
     layers = list(getattr(small.features, block).values())
     torch.manual_seed(0)
@@ -486,10 +496,10 @@ def test_connection_costs_are_those_of_the_whole_network(small, x):
 
 
 def test_the_error_of_a_drop_is_that_of_a_paired_difference():
-    cost = insight.ConnectionCost(0, 1, lost=30, gained=10, pictures=1000, loss=0.1)
+    cost = insight.ConnectionCost(0, 1, lost=30, gained=10, images=1000, loss=0.1)
     change = torch.zeros(1000, dtype=torch.float64)
     change[:30], change[30:40] = 1, -1
     assert cost.drop == pytest.approx(change.mean().item())
     assert cost.error == pytest.approx((change.std(correction=0) / math.sqrt(1000)).item())
-    nothing = insight.ConnectionCost(0, 1, lost=0, gained=0, pictures=1000, loss=0.0)
+    nothing = insight.ConnectionCost(0, 1, lost=0, gained=0, images=1000, loss=0.0)
     assert (nothing.drop, nothing.error) == (0, 0)

@@ -1,4 +1,6 @@
-"""The memory-efficient modes: the plain model's numbers, whatever is done with the model, and less memory."""
+"""The memory-efficient modes: the plain model's numbers, whatever is done with the model, and less
+memory.
+"""
 
 import copy
 import io
@@ -27,7 +29,7 @@ from densenet_tutorial import (
 from densenet_tutorial.memory import conditions
 from densenet_tutorial.memory.variants import RecomputedSequential
 
-MODES = ("checkpoint", "recompute", "minimal")
+MODES = tuple(mode for mode in memory.MODES if isinstance(mode, str))
 OWN = ("recompute", "minimal")
 SMALL = {"growth_rate": 4, "block_config": (2, 3), "num_init_features": 8, "num_classes": 5}
 
@@ -51,8 +53,9 @@ def network(mode, **options):
 def pair(mode, **options):
     """The plain network to compare with, and the one in `mode`.
 
-    Where the transitions of `mode` pool before their convolution, so does the plain network: the order moves the last
-    digits, and this way every digit of all the rest can be compared. By how much it moves them has its own test.
+    Where the transitions of `mode` pool before their convolution, so does the plain network: the
+    order moves the last digits, and this way every digit of all the rest can be compared. By how
+    much it moves them has its own test.
     """
     plain = network(False, **options)
     if mode in OWN:
@@ -94,7 +97,9 @@ def steps(model, x, *, amp=None):
 
 
 def assert_same(found, expected, *, exact=("output", "gradient", "features")):
-    """Equal to the last bit, where names begin with one of `exact`, and where the compiler's choices are known."""
+    """Equal to the last bit, where names begin with one of `exact`, and where the compiler's
+    choices are known.
+    """
     expected = by_usual_name(expected)
     assert found.keys() == expected.keys()
     for name, value in expected.items():
@@ -367,7 +372,9 @@ def test_a_copy_stands_on_its_own(mode):
 
 
 def watch(model, pattern):
-    """Hook what has `pattern` in its name; returns what the hooks see, and the outputs with copies of them."""
+    """Hook what has `pattern` in its name; returns what the hooks see, and the outputs with copies
+    of them.
+    """
     seen, held = {}, []
 
     def hook(name, module):
@@ -495,7 +502,8 @@ class Convolutions(TorchDispatchMode):
     ("mode", "again"), [(False, 0), ("checkpoint", 0), ("recompute", 0), ("minimal", 5)]
 )
 def test_no_convolution_runs_twice_but_the_bottlenecks(mode, again):
-    # PyTorch's checkpointing stops as soon as it has what the backward pass needs: here, before the convolution.
+    # PyTorch's checkpointing stops as soon as it has what the backward pass needs: here, before the
+    # convolution.
     model = network(mode)
     with Convolutions() as convolutions:
         model(images()).sum().backward()
@@ -547,7 +555,8 @@ def test_saved_bytes_count_each_storage_once_and_no_parameter():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 5, 1), nn.BatchNorm2d(5))
     before = copy.deepcopy(model.state_dict())
     relu, convolved, statistics = 2 * 4 * 8 * 8, 2 * 5 * 8 * 8, 2 * 5
-    # ReLU and the convolution behind it keep the same tensor; the input and the weights are there anyway.
+    # ReLU and the convolution behind it keep the same tensor; the input and the weights are there
+    # anyway.
     saved = memory.saved_activation_bytes(model, torch.randn(2, 3, 10, 10))
     assert saved == 4 * (relu + convolved + statistics)
     assert all(torch.equal(a, b) for a, b in zip(before.values(), model.state_dict().values()))

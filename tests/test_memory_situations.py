@@ -21,20 +21,21 @@ from densenet_tutorial import (
     DenseNet,
     Transition,
     densenet,
+    memory,
     set_memory_efficient,
 )
 from densenet_tutorial.memory import conditions
-from densenet_tutorial.memory.conditions import Stage, may_act
+from densenet_tutorial.memory.conditions import Stage, is_supported
 
 ROOT = Path(__file__).resolve().parents[1]
-MODES = ("checkpoint", "recompute", "minimal")
+MODES = tuple(mode for mode in memory.MODES if isinstance(mode, str))
 OWN = ("recompute", "minimal")
 
 each_mode = pytest.mark.parametrize("mode", MODES)
 each_own_mode = pytest.mark.parametrize("mode", OWN)
 
 
-# ------------------------------------------------------------------------------------------ the predicate
+# ------------------------------------------------------------------------------------ the predicate
 
 
 def layer():
@@ -48,7 +49,7 @@ def features(channels=8, *, batch=2, size=5, dtype=torch.float32):
 
 def acts(layer, *inputs):
     stages = [Stage(layer.norm1, layer.relu1, layer.conv1)]
-    return may_act(list(inputs), [*stages, Stage(layer.norm2, layer.relu2, layer.conv2)])
+    return is_supported(list(inputs), [*stages, Stage(layer.norm2, layer.relu2, layer.conv2)])
 
 
 def changed(change):
@@ -237,7 +238,7 @@ def test_a_mode_may_not_act_on(situation):
     assert not MAY_NOT[situation]()
 
 
-# -------------------------------------------------------------------------------------- random situations
+# -------------------------------------------------------------------------------- random situations
 
 
 @pytest.mark.parametrize("first", range(0, 160, 10))
@@ -248,7 +249,7 @@ def test_random_situations_end_as_with_the_plain_model(first):
         assert not wrong, f"python tests/random_situations.py --seed {seed} --count 1: {words}"
 
 
-# ------------------------------------------------------------------------------------------------- limits
+# ------------------------------------------------------------------------------------------- limits
 
 
 def test_the_docstring_and_the_chapter_name_the_same_limits():
@@ -280,7 +281,7 @@ def test_hooks_that_copy_see_each_layers_view(mode, copied):
     assert round(sum(sizes) / len(x) / 2**20) == copied
 
 
-# ------------------------------------------------------------------------------------- found by an attack
+# ------------------------------------------------------------------------------- found by an attack
 
 
 def small(mode, **options):
@@ -299,7 +300,8 @@ from densenet_tutorial import DenseBlock, DenseLayer, Transition, set_memory_eff
 for mode in ("checkpoint", "recompute", "minimal"):
     for module in (DenseLayer(8, 4, 4, 0.0), DenseBlock(2, 8, 4, 4, 0.0), Transition(8, 4)):
         set_memory_efficient(module, mode)
-        for shape in ((2, 600, 8, 8), (2, 1, 8, 8), (2, 7, 8, 8), (8, 8, 8), (2, 8, 8), (2, 8), (2, 8, 4, 4, 4)):
+        of_channels = ((2, channels, 8, 8) for channels in (600, 1, 7))
+        for shape in (*of_channels, (8, 8, 8), (2, 8, 8), (2, 8), (2, 8, 4, 4, 4)):
             for _ in range(20):
                 try:
                     module(torch.randn(shape))
@@ -523,7 +525,7 @@ def test_another_device_is_said_once(mode, recwarn):
     assert len([w for w in recwarn if "the device 'meta'" in str(w.message)]) == 1
 
 
-# ---------------------------------------------------------------------------------- switching a model's mode
+# ------------------------------------------------------------------------- switching a model's mode
 
 
 def test_a_model_changes_its_mode_and_nothing_else():

@@ -1,4 +1,6 @@
-"""Training and evaluation mode: each module comes back in the one that it was in, also after an error."""
+"""Training and evaluation mode: each module comes back in the one that it was in, also after an
+error.
+"""
 
 import pytest
 import torch

@@ -407,7 +407,11 @@ def _truncate(content):
 
 def _flip_bits(content):
     middle = len(content) // 2
-    return content[:middle] + bytes(255 - byte for byte in content[middle : middle + 64]) + content[middle + 64 :]  # fmt: skip
+    return (
+        content[:middle]
+        + bytes(255 - byte for byte in content[middle : middle + 64])
+        + content[middle + 64 :]
+    )
 
 
 @pytest.mark.parametrize("name", ["last.pt", "best.pt"])
@@ -461,7 +465,7 @@ def _remove(key):
     [
         (_set("step", value=-1), "its position is step -1"),
         (_set("step", value=11), "its position is step 11"),
-        (_set("step", value="3"), "'step' is missing or of another kind"),
+        (_set("step", value="3"), "'step' is missing or of a wrong type"),
         (lambda s: s["history"].append(dict(s["history"][-1], epoch=3)), "step 3 of epoch 4"),
         (lambda s: s["history"].reverse(), "must have a row for each epoch"),
         (_set("history", 0, "test_accuracy", value=float("nan")), "a row for each epoch"),
@@ -516,7 +520,9 @@ def test_settings_and_schedule_are_the_recipes_whatever_a_checkpoint_holds(
 def test_best_weights_are_no_run_to_go_on_with(dataset, finished, tmp_path):
     folder = shutil.copytree(finished, tmp_path / "run")
     shutil.copy(folder / "best.pt", folder / "last.pt")
-    with pytest.raises(ValueError, match="last.pt does not fit this run: it holds no run to go on"):
+    with pytest.raises(
+        ValueError, match="last.pt does not fit this run: it holds no run to resume"
+    ):
         fit(dataset, folder, resume=True)
 
 
@@ -563,7 +569,7 @@ def test_more_epochs_need_to_be_insisted_on(dataset, finished, tmp_path, caplog)
 
     with caplog.at_level(logging.WARNING):
         history = fit(dataset, folder, more, resume=True, allow_changes=True)
-    assert "recipe.epochs was 3 and is now 5; from here on it is no longer, bit for" in caplog.text
+    assert "recipe.epochs was 3 and is now 5; from here on its results are no longer" in caplog.text
     assert history[:3] == run_folder.read_checkpoint(finished / "last.pt")["history"]
     # The rest of the run has the rate that it has in one of five epochs.
     whole = fit(dataset, tmp_path / "five", more)
@@ -630,7 +636,9 @@ def test_another_device_needs_to_be_insisted_on(dataset, stopped, tmp_path, capl
     with pytest.raises(ValueError, match="device was 'cuda' and is now 'cpu'; .*--allow-changes"):
         fit(dataset, folder, resume=True)
     history = fit(dataset, folder, resume=True, allow_changes=True)
-    assert "device was 'cuda' and is now 'cpu'; from here on it is no longer" in caplog.text
+    assert (
+        "device was 'cuda' and is now 'cpu'; from here on its results are no longer" in caplog.text
+    )
     assert history[:2] == state["history"] and len(history) == 3
     assert run_folder.read_config(folder)["device"] == "cpu"
 
@@ -677,7 +685,7 @@ def test_what_is_for_people_may_fail_and_costs_one_warning(dataset, tmp_path, ca
     history = fit(dataset, tmp_path / "run", model=Acting(small(drop_rate=0.1), {2: block}))
     warnings = [record.getMessage() for record in caplog.records]
     assert len(warnings) == 1
-    assert f"the run goes on, but {name} could not be written: " in warnings[0]
+    assert f"the run continues, but {name} could not be written: " in warnings[0]
     assert run_folder.read_checkpoint(tmp_path / "run" / "last.pt")["history"] == history
     names = {path.name for path in (tmp_path / "run").iterdir()}
     assert names == set(run_folder.FILES)
@@ -707,7 +715,7 @@ def test_a_drawing_that_fails_does_not_end_a_run(tmp_path):
         env=os.environ | {"MPLBACKEND": "nonsense"},
     )
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("the run goes on, but curves.png could not be written") == 1
+    assert done.stderr.count("the run continues, but curves.png could not be written") == 1
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "run" / "curves.png").exists()
     assert len((tmp_path / "run" / "metrics.csv").read_text().splitlines()) == 3

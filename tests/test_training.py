@@ -207,7 +207,7 @@ def test_predict_refuses_images_that_are_scaled_already(dataset):
     assert training.predict(small(), dataset, dataset.test_images[:0]).shape == (0, 10)
 
 
-# ------------------------------------------------------------------------------ the recipe's options
+# ----------------------------------------------------------------------------- the recipe's options
 
 
 def losses(dataset, model=None, **options):

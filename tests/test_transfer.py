@@ -1,4 +1,6 @@
-"""The experiment on few labels: every start gets the same, and the results file is what the chapter says."""
+"""The experiment on few labels: every start gets the same, and the results file is what the chapter
+says.
+"""
 
 import pytest
 import torch

@@ -1,4 +1,6 @@
-"""The weights that ship do what their results files say; files of others load, or are refused with the reason."""
+"""The weights that ship do what their results files say; files of others load, or are refused with
+the reason.
+"""
 
 import collections
 import csv
@@ -28,7 +30,7 @@ from densenet_tutorial.__main__ import main
 from densenet_tutorial.weights import WeightsError, layouts, sources
 from densenet_tutorial.weights import files as tensor_files
 
-SHIPPED = weights.shipped()
+SHIPPED = weights.bundled()
 
 
 def test_there_are_weights():
@@ -74,12 +76,12 @@ def test_the_table_on_the_results_page_is_made_from_the_results():
     assert TABLE.read_text(encoding="utf-8") == table()
 
 
-def test_shipped_weights_are_in_single_precision_once_loaded():
+def test_bundled_weights_are_in_single_precision_once_loaded():
     model = densenet("densenet_bc", weights="fashion-mnist-small")
     assert {p.dtype for p in model.parameters()} == {torch.float32}
 
 
-def test_damaged_shipped_weights_are_refused(tmp_path, monkeypatch):
+def test_damaged_bundled_weights_are_refused(tmp_path, monkeypatch):
     for path in sources._BUNDLED.glob("fashion-mnist-small.*"):
         shutil.copy(path, tmp_path)
     file = tmp_path / "fashion-mnist-small.pt"
@@ -89,14 +91,16 @@ def test_damaged_shipped_weights_are_refused(tmp_path, monkeypatch):
         weights.read("fashion-mnist-small")
 
 
-# ------------------------------------------------------------------------------ the four official files
+# -------------------------------------------------------------------------- the four official files
 
 X = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.fixture(scope="module", params=weights.IMAGENET_FILES)
 def official(request):
-    """Name, what torchvision's model says of X, and a file as the published ones are: old keys, old format."""
+    """Name, what torchvision's model says of X, and a file as the published ones are: old keys, old
+    format.
+    """
     torch.manual_seed(1)
     theirs = getattr(torchvision.models, request.param)()
     for module in theirs.modules():
@@ -131,14 +135,14 @@ def test_an_official_file_gives_torchvisions_logits_from_disk_and_from_the_web(
         monkeypatch.setitem(weights.IMAGENET_FILES, name, file)
         monkeypatch.setattr(sources, "IMAGENET_ADDRESS", f"{web.address}/")
         address = web.put(file, content)
-        assert not weights.is_here(name)
+        assert not weights.is_cached(name)
         enum = torchvision.models.get_model_weights(name)
         named = ("imagenet", "DEFAULT", "IMAGENET1K_V1", enum.DEFAULT, enum.IMAGENET1K_V1)
         state_dict = torch.load(path, weights_only=True)
         for source in (path, str(path), *named, address, state_dict, weights.read(path)):
             model = densenet(name, weights=source).eval()
             torch.testing.assert_close(model(X), logits, rtol=1e-5, atol=1e-6)
-        assert weights.is_here(name)
+        assert weights.is_cached(name)
         assert web.asked == [f"/{file}"], "fetched once, then from the cache"
         assert [path.name for path in cache.iterdir()] == [file]
 
@@ -296,7 +300,7 @@ def test_head_without_weights_is_refused():
         densenet("densenet121", head="new")
 
 
-# ------------------------------------------------------------------------------ broken and hostile files
+# ------------------------------------------------------------------------- broken and hostile files
 
 
 class Hostile:
@@ -337,7 +341,7 @@ def archive(records, compression=zipfile.ZIP_STORED):
 
 
 def pickled_tensor(count, size=(4,)):
-    """What names a tensor of this size in a storage of `count` floats, as `torch.save` writes it."""
+    """A pickled tensor of this size in a storage of `count` floats, as `torch.save` writes it."""
 
     class Tensor:
         def __reduce__(self):
@@ -396,8 +400,8 @@ def changed(state, **tensors):
     return saved(dict(state) | {key.replace("__", "."): value for key, value in tensors.items()})
 
 
-#: Each makes the content of a file from a state dict and from the path that hostile ones try to make, and says what
-#: the refusal has to name.
+#: Each makes the content of a file from a state dict and from the path that hostile ones try to
+#: make, and says what the refusal has to name.
 BROKEN = {
     "empty": (lambda s, p: b"", "it is empty"),
     "HTML": (lambda s, p: b"<!DOCTYPE html><html>404</html>", "it is a web page"),
@@ -407,7 +411,7 @@ BROKEN = {
     "noise": (lambda s, p: np.random.default_rng(0).bytes(5000), "cannot be read"),
     "zeros": (lambda s, p: bytes(5000), "cannot be read"),
     "LFS pointer": (lambda s, p: b"version https://git-lfs.github.com/spec/v1\n", "Git LFS"),
-    "PNG": (lambda s, p: b"\x89PNG\r\n\x1a\n", "a picture"),
+    "PNG": (lambda s, p: b"\x89PNG\r\n\x1a\n", "an image"),
     "HDF5": (lambda s, p: b"\x89HDF\r\n\x1a\n", "HDF5"),
     "gzip": (lambda s, p: b"\x1f\x8b\x08" + bytes(50), "gzip"),
     "npz": (lambda s, p: as_numpy_saves_it(np.zeros(3)), "cannot be read"),
@@ -521,7 +525,7 @@ BROKEN = {
     "what a dict holds itself": (lambda s, p: saved(holding_itself()), "no DenseNet's weights"),
     "newer checkpoint": (
         lambda s, p: saved({"format": "densenet-tutorial checkpoint 2", "weights": s}),
-        "version '2' of this package's format, of which version 1 is read",
+        "format version '2', and this version of densenet-tutorial reads version 1",
     ),
     "checkpoint without configuration": (
         lambda s, p: saved({"format": layouts.CHECKPOINT_FORMAT, "model": s}),
@@ -712,9 +716,14 @@ def test_what_training_scripts_keep_beside_weights_is_read(tmp_path, legacy, pro
 
 
 def test_a_large_checkpoint_is_read(tmp_path):
-    """The most names that anybody is likely to have in a file: DenseNet-264 with all that belongs to it."""
+    """The most names that anybody is likely to have in a file: DenseNet-264 with all that belongs
+    to it.
+    """
     state = {k: torch.zeros(()) for k in densenet("densenet264").state_dict()}
-    moments = {n: {"step": 1, "exp_avg": torch.zeros(()), "exp_avg_sq": torch.zeros(())} for n in range(2000)}  # fmt: skip
+    moments = {
+        n: {"step": 1, "exp_avg": torch.zeros(()), "exp_avg_sq": torch.zeros(())}
+        for n in range(2000)
+    }
     content = {
         "model": state,
         "ema": {k: v.clone() for k, v in state.items()},
@@ -736,7 +745,7 @@ def test_numbers_in_the_other_order_of_bytes_are_read(tmp_path):
     assert tensor_files.read(tmp_path / "a.pt").tolist() == [0, 1, 2, 3]
 
 
-# ------------------------------------------------------------------------------ checkpoints of strangers
+# ------------------------------------------------------------------------- checkpoints of strangers
 
 CONFIG = {
     "model": {"name": "densenet_bc", "growth_rate": 4, "block_config": [1, 1], "in_channels": 1},
@@ -780,9 +789,9 @@ def test_a_checkpoint_is_built_plain_however_it_was_trained(tmp_path):
         ({"compression": 1.0}, "fewer weights than the model|wrong shapes"),
         ({"compression": -1}, "compression must be"),
         ({"drop_rate": "much"}, "drop_rate must be"),
-        ({"activation": "gelu"}, "an option that is not known here: 'activation'"),
-        ({"name": ["densenet_bc"]}, "of its model is no configuration"),
-        ({"name": torch.ones(3)}, "of its model is no configuration"),
+        ({"activation": "gelu"}, "an unknown option: 'activation'"),
+        ({"name": ["densenet_bc"]}, "no valid 'model'"),
+        ({"name": torch.ones(3)}, "no valid 'model'"),
     ],
 )
 def test_what_a_checkpoint_says_of_its_model_asks_for_no_larger_one(tmp_path, change, words):
@@ -834,7 +843,7 @@ def test_a_checkpoint_whose_configuration_is_none_says_so(tmp_path, part, said):
     content["config"][part] = said
     torch.save(content, tmp_path / "a.pt")
     for function in (weights.read, weights.transforms, weights.categories):
-        with pytest.raises(WeightsError, match=f"says of its {part} is no configuration"):
+        with pytest.raises(WeightsError, match=f"configuration has no valid {part!r}"):
             function(tmp_path / "a.pt")
 
 
@@ -845,7 +854,7 @@ def test_what_a_checkpoint_says_of_its_data_is_used(tmp_path):
     assert weights.categories(weights.read(path)) == list("abcde")
 
 
-# ------------------------------------------------------------------------------ writing, pictures, classes
+# ----------------------------------------------------------------------- writing, pictures, classes
 
 
 @pytest.mark.parametrize("name", weights.IMAGENET_FILES)
@@ -896,12 +905,13 @@ def test_imagenets_transforms_are_torchvisions(mode, size):
     torch.testing.assert_close(ours(picture), theirs(picture.convert("RGB")))
     if mode == "RGB":
         tensor = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
-        # Torchvision's older transforms round tensors of bytes otherwise: by one level of 255 at most.
+        # Torchvision's older transforms round tensors of bytes otherwise: by one level of 255 at
+        # most.
         torch.testing.assert_close(ours(tensor), theirs(tensor), rtol=0, atol=1.01 / 255 / 0.224)
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_shipped_weights_have_the_transforms_and_classes_of_their_data(name):
+def test_bundled_weights_have_the_transforms_and_classes_of_their_data(name):
     dataset = data.load_dataset("fashion-mini")
     images = dataset.test_images[:50]
     transform = weights.transforms(name)

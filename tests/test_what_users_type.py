@@ -30,7 +30,7 @@ def images(size=40):
     return torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
 
 
-# ------------------------------------------------------------------------------------------------ weights
+# ------------------------------------------------------------------------------------------ weights
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def test_weights_go_to_and_from_torchvision_strictly():
     theirs.load_state_dict(ours.state_dict(), strict=True)
 
 
-# ------------------------------------------------------------------------------------- features and classifier
+# -------------------------------------------------------------------------- features and classifier
 
 
 def test_the_names_of_the_models():
@@ -146,7 +146,7 @@ def test_an_unknown_part_is_refused(part):
         small().intermediate_features(images(), [part])
 
 
-# ----------------------------------------------------------------------------------------- torch.fx and friends
+# ----------------------------------------------------------------------------- torch.fx and friends
 
 
 @pytest.mark.parametrize("options", [{}, {"bn_size": None}, {"stem": "cifar"}, {"drop_rate": 0.3}])
@@ -207,7 +207,7 @@ def test_torch_export():
     )
 
 
-# -------------------------------------------------------------------------------------------- getting hold of it
+# ------------------------------------------------------------------------------- getting hold of it
 
 
 def test_torch_hub_from_a_folder():
@@ -247,7 +247,8 @@ def test_an_unknown_name_is_an_attribute_error():
 
 
 def test_the_package_itself_needs_little():
-    program = "import sys, densenet_tutorial; print([m for m in ('matplotlib', 'torchvision', 'PIL') if m in sys.modules])"
+    heavy = ("matplotlib", "torchvision", "PIL")
+    program = f"import sys, densenet_tutorial; print([m for m in {heavy} if m in sys.modules])"
     run = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )

@@ -1,8 +1,8 @@
 """Started by torchrun from `test_distributed.py`: python train_in_processes.py NORM OUTPUT
 
 Trains on 64 images, a batch of all of them a step, for 20 steps, so that the history holds every
-step's loss. NORM is `frozen` (batch norm that only scales and shifts), `ordinary`, `sync` (on GPUs),
-or a mode of `memory_efficient` (with ordinary batch norm).
+step's loss. NORM is `frozen` (batch norm that only scales and shifts), `ordinary`, `sync` (on
+GPUs), or a mode of `memory_efficient` (with ordinary batch norm).
 """
 
 import dataclasses

@@ -9,7 +9,8 @@ from urllib.parse import urlsplit
 class Web:
     """`files` maps paths to content, or to a function that answers by itself, given the handler.
 
-    `cut` bytes into an answer the connection breaks; `asked` lists the requests, and `headers` what came with the last.
+    `cut` bytes into an answer the connection breaks; `asked` lists the requests, and `headers` what
+    came with the last.
     """
 
     def __init__(self, address):

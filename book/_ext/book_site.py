@@ -1,5 +1,6 @@
-"""What the site needs beyond its theme: no script that is not used, pages that an accessibility checker accepts, and
-all figures in one archive."""
+"""What the site needs beyond its theme: no script that is not used, pages that an accessibility
+checker accepts, and all figures in one archive.
+"""
 
 import re
 import shutil
@@ -11,8 +12,9 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "_tools"))
 import figures
 import notebooks
 
-# Each of these is markup of the theme or of an extension that axe-core objects to. `tests/site` runs axe-core on every
-# page, so a replacement that no longer matches after an upgrade, and is still needed, is noticed there.
+# Each of these is markup of the theme or of an extension that axe-core objects to. `tests/site`
+# runs axe-core on every page, so a replacement that no longer matches after an upgrade, and is
+# still needed, is noticed there.
 REPAIRS = (
     # The book's title, at the top of the side bar, is in no landmark.
     (
@@ -30,7 +32,9 @@ REPAIRS = (
 
 
 def drop_unused_scripts(app, pagename, templatename, context, doctree):
-    """Leave out thebe, which would fetch itself from another host, and scripts that are listed twice."""
+    """Leave out thebe, which would fetch itself from another host, and scripts that are listed
+    twice.
+    """
     kept = {}
     for script in context.get("script_files", []):
         attributes = getattr(script, "attributes", {})

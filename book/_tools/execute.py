@@ -2,10 +2,10 @@
 
     python book/_tools/execute.py [NOTEBOOK …]
 
-Without a name, every chapter is run. A notebook is written only if all of it ran, and in a normalised form: a second
-run gives the same bytes, except in cells whose output depends on time. A row of `book/results/chapters.csv` is renewed
-with it. With DENSENET_TUTORIAL_DEVICE=cuda only that row is: the outputs in the book remain those of the CPU, which
-every reader can get again.
+Without a name, every chapter is run. A notebook is written only if all of it ran, and in a
+normalised form: a second run gives the same bytes, except in cells whose output depends on time. A
+row of `book/results/chapters.csv` is renewed with it. With DENSENET_TUTORIAL_DEVICE=cuda only that
+row is: the outputs in the book remain those of the CPU, which every reader can get again.
 """
 
 import argparse
@@ -40,7 +40,9 @@ NOT_MEASURED = "not measured yet"
 
 
 def run(path, device="auto"):
-    """Run the notebook at `path`; return it executed, with the seconds and the hosts it tried to reach."""
+    """Run the notebook at `path`; return it executed, with the seconds and the hosts it tried to
+    reach.
+    """
     notebook = notebooks.read(path)
     for cell in notebook.cells:
         if cell.cell_type == "code":

@@ -2,7 +2,8 @@
 
     python book/_tools/figures.py [FOLDER]
 
-The folder is `_build/figures` by default. `figures.md` in it lists them, with the sentences that describe them.
+The folder is `_build/figures` by default. `figures.md` in it lists them, with the sentences that
+describe them.
 """
 
 import base64

@@ -2,8 +2,8 @@
 
     python book/_tools/make_digits.py FOLDER/sklearn/datasets/data/digits.csv.gz [--output FILE]
 
-One row an image, in the original order: the label, then 64 bytes from 0 to 16. bzip2, since its one implementation
-gives the same bytes everywhere.
+One row an image, in the original order: the label, then 64 bytes from 0 to 16. bzip2, since its one
+implementation gives the same bytes everywhere.
 """
 
 import argparse

@@ -2,9 +2,11 @@
 
     python book/_tools/make_fashion_mini.py [FOLDER] [--output FILE]
 
-FOLDER holds the four original files (Debian's package ``dataset-fashion-mnist``, or a download). Of each class
-the first 500 training and the first 100 test images are kept, in their original order. One row an image: the
-label, then 784 bytes. bzip2, since its one implementation gives the same bytes everywhere.
+FOLDER holds the four original files (Debian's package ``dataset-fashion-mnist``, or a download). Of
+each class
+the first 500 training and the first 100 test images are kept, in their original order. One row an
+image: the label, then 784 bytes. bzip2, since its one implementation gives the same bytes
+everywhere.
 """
 
 import argparse

@@ -2,10 +2,11 @@
 
     python book/_tools/make_weights.py runs/small fashion-mnist-small
 
-The last epoch's weights are taken, since the best epoch's would have been chosen on the test images. In `densenet_tutorial/weights/bundled`
-appear NAME.pt (half precision, which takes half the space), NAME.csv (the run's metrics) and NAME.json (configuration,
-and the accuracy of what is in NAME.pt); `book/results/weights.csv` gets a row. The command that trained the run is
-read off its configuration.
+The last epoch's weights are taken, since the best epoch's would have been chosen on the test
+images. In `densenet_tutorial/weights/bundled` appear NAME.pt (half precision, which takes half the
+space), NAME.csv (the run's metrics) and NAME.json (configuration, and the accuracy of what is in
+NAME.pt); `book/results/weights.csv` gets a row. The command that trained the run is read off its
+configuration.
 """
 
 import argparse
@@ -47,7 +48,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path, help="the folder of a finished run")
     parser.add_argument("name", help="what the weights shall be called")
-    parser.add_argument("--hardware", required=True, help='what it was trained on: "AMD EPYC, 2 cores"')  # fmt: skip
+    parser.add_argument(
+        "--hardware", required=True, help='what it was trained on: "AMD EPYC, 2 cores"'
+    )
     options = parser.parse_args()
 
     run = run_folder.read_checkpoint(options.run / "last.pt")

@@ -2,8 +2,9 @@
 
     python book/_tools/repository.py https://github.com/OWNER/NAME
 
-The address stands in `_config.yml` and is repeated where a reader needs it: the first cell of every notebook, Colab
-links, README.md, CITATION.cff, pyproject.toml. This changes all of them, and the address of the site on GitHub Pages.
+The address stands in `_config.yml` and is repeated where a reader needs it: the first cell of every
+notebook, Colab links, README.md, CITATION.cff, pyproject.toml. This changes all of them, and the
+address of the site on GitHub Pages.
 """
 
 import argparse

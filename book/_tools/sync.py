@@ -2,13 +2,15 @@
 
     python book/_tools/sync.py [NOTEBOOK …]
 
-A listing shows classes or functions of `densenet_tutorial` in full but for their docstrings, since the chapter around it
-explains them, and the checks of their arguments (`@arguments.check(…)`). Each is replaced, comments included, by the
-package's text of the same name; whatever else stands in the cell stays. Run the chapter again afterwards.
+A listing shows classes or functions of `densenet_tutorial` without their docstrings, since the
+chapter explains them, and without the checks of their arguments (`@arguments.check(…)`). Each is
+replaced, comments included, by the package's text of the same name, wrapped to the columns of a
+chapter (`book/ruff.toml`). Other code in the cell stays. Run the chapter again afterwards.
 """
 
 import argparse
 import ast
+import subprocess
 import sys
 from pathlib import Path
 
@@ -18,7 +20,7 @@ DEFINITIONS = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def definitions(source):
-    """The classes and functions at the top level of `source`: name, first line, last line (from 0, half open)."""
+    """Name, first line and last line (from 0, half open) of top-level classes and functions."""
     for node in ast.parse(source).body:
         if isinstance(node, DEFINITIONS):
             first = min([node.lineno, *(d.lineno for d in node.decorator_list)])
@@ -26,7 +28,7 @@ def definitions(source):
 
 
 def docstring_lines(source):
-    """The numbers (from 0) of the lines that docstrings of classes and functions take up, and of blank lines behind."""
+    """Line numbers (from 0) of the docstrings of classes and functions, and blank lines after."""
     lines = source.splitlines()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, DEFINITIONS) and ast.get_docstring(node) is not None:
@@ -42,7 +44,7 @@ def is_argument_check(decorator):
 
 
 def argument_check_lines(source):
-    """The numbers (from 0) of the lines that argument checks take up."""
+    """Line numbers (from 0) of argument checks."""
     for node in ast.walk(ast.parse(source)):
         for decorator in getattr(node, "decorator_list", []):
             if is_argument_check(decorator):
@@ -50,7 +52,10 @@ def argument_check_lines(source):
 
 
 def package_texts(package):
-    """The texts, without docstrings and argument checks, of every top-level class and function in the folder `package`, by name."""
+    """Texts of top-level classes and functions in the folder `package`, by name.
+
+    They are without docstrings and argument checks.
+    """
     texts = {}
     for path in sorted(Path(package).rglob("*.py")):
         source = path.read_text(encoding="utf-8")
@@ -67,7 +72,8 @@ def package_text(name, texts, where):
     found = texts.get(name, [])
     if len(found) != 1:
         raise ValueError(
-            f"{where}: the package defines `{name}` {len(found)} times; a cell tagged `listing` needs it once"
+            f"{where}: the package defines `{name}` {len(found)} times; a cell tagged `listing` "
+            "needs it once"
         )
     return found[0]
 
@@ -80,7 +86,21 @@ def rewrite(source, texts, where):
         raise ValueError(f"{where}: tagged `listing`, but it defines no class or function")
     for name, first, last in reversed(found):
         lines[first:last] = package_text(name, texts, where).splitlines()
-    return "\n".join(lines)
+    return formatted("\n".join(lines))
+
+
+def formatted(source):
+    """`source`, formatted as code of the book."""
+    command = [sys.executable, "-m", "ruff", "format", "-q", "--stdin-filename", "listing.py", "-"]
+    run = subprocess.run(
+        command,
+        input=source,
+        cwd=notebooks.ROOT / "book",
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return run.stdout.rstrip("\n")
 
 
 def sync(path, texts):

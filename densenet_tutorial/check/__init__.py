@@ -1,12 +1,12 @@
-"""Self-checks for the assignments: plain functions that say what is right, and where not, why.
+"""Self-checks for the assignments: functions that report what is right, and what is wrong and why.
 
     from densenet_tutorial import check
 
     check.dense_layer(DenseLayer)
 
-Each takes what the student has written and returns a report, which shows itself as text and is true
-if the answer gets every point. ``seed=…`` tries other inputs: those of the hidden tests, if the
-seed is that of a grade. Nothing but the package is needed.
+Each takes the student's functions or classes and returns a report, which is shown as text and is
+true if the answer gets every point. ``seed=…`` uses other inputs: those of the hidden tests, if the
+seed is that of a grade.
 """
 
 from densenet_tutorial.check.questions.building_layers import (

@@ -1,7 +1,7 @@
-"""What an answer may not use: the finished pieces, in this package, in torchvision and elsewhere.
+"""Refuse answers that use finished implementations, from this package, torchvision or elsewhere.
 
-What counts is what an answer is, inherits from, or calls while it is checked. A notebook may import
-what it likes.
+The checks look at what an answer is, inherits from, or calls while it is checked. Imports in a
+notebook are not restricted.
 """
 
 import functools
@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 _FINISHED = ("densenet_tutorial", "torchvision.models", "timm", "torch.hub")
-#: Of the package, what solves no question.
+#: Modules of the package that solve no question.
 _HARMLESS = (
     "densenet_tutorial.check.engine",
     "densenet_tutorial.data",
@@ -26,7 +26,7 @@ _LIBRARIES = ("densenet_tutorial", "torch", "torchvision", "timm")
 
 @functools.cache
 def _is_finished(module: str) -> bool:
-    """Whether this module holds finished pieces: those above, and any DenseNet installed."""
+    """Whether a module contains finished implementations: those above, or any DenseNet."""
     if _within(module, _HARMLESS):
         return False
     file = getattr(sys.modules.get(module), "__file__", None) or ""
@@ -57,7 +57,7 @@ def _unwrapped(part: Any) -> Any:
 
 
 def borrowed_by(answer: Any, given: Mapping[str, Any]) -> set[str]:
-    """The finished pieces, but for `given`, that `answer` is, inherits from or has as a method."""
+    """Finished implementations, except `given`, that `answer` is, inherits from or contains."""
     answer, allowed = _unwrapped(answer), _codes(given.values())
     kinds = [kind for kind in _classes_of(answer) if kind not in given.values()]
     functions = [part for part in functions_of(answer) if part.__code__ not in allowed]
@@ -70,7 +70,7 @@ def borrowed_by(answer: Any, given: Mapping[str, Any]) -> set[str]:
 
 @contextmanager
 def watched(given: Mapping[str, Any]) -> Iterator[set[str]]:
-    """Collect the names of finished pieces, but for `given`, that answers call inside."""
+    """Collect the names of finished implementations, except `given`, that answers call."""
     used: set[str] = set()
     allowed = _codes(given.values())
 
@@ -97,12 +97,14 @@ def _name(module: str, name: str) -> str:
 
 
 def _codes(values: Iterable[Any]) -> set[types.CodeType]:
-    """The code of functions and of the methods of classes, decorated or not."""
+    """The code objects of functions and of methods of classes, decorated or not."""
     found = set()
-    for function in (function for value in values for function in functions_of(value)):
-        while function is not None:
-            found.add(function.__code__)
-            function = getattr(function, "__wrapped__", None)
+    for value in values:
+        for function in functions_of(value):
+            wrapped: Any = function
+            while wrapped is not None:
+                found.add(wrapped.__code__)
+                wrapped = getattr(wrapped, "__wrapped__", None)
     return found
 
 
@@ -123,7 +125,7 @@ def _module_of(frame: types.FrameType | None) -> str:
 
 
 def _caller_of(frame: types.FrameType) -> types.FrameType | None:
-    """Who called, leaving out Python's own library and the wrappers that decorators make."""
+    """The calling frame, without those of Python's library and of decorators."""
     caller = frame.f_back
     while caller is not None:
         module = _module_of(caller)

@@ -1,10 +1,8 @@
-"""The engine of the self-checks: a question has properties, a property is tried on inputs, a report
-says what came out.
+"""The self-checks: a question has properties, which are tested on inputs; a report has the results.
 
-Answers are code that may raise, loop, exit or print. All of that is caught here and becomes a line
-in the report. What cannot be caught inside a process (``os._exit``, say) is the business of
-:mod:`densenet_tutorial.check.grading`, which calls questions as a notebook does: both give the same
-report.
+Answers are code that may raise, loop, exit or print; the report has a line for each of these. Only
+:mod:`densenet_tutorial.check.grading` handles what cannot be caught inside a process, such as
+``os._exit``. It calls questions as a notebook does, so both give the same report.
 """
 
 import contextlib
@@ -18,7 +16,7 @@ import textwrap
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -35,7 +33,7 @@ _SHOWN = 10_000  # characters that an answer may print without being told
 
 
 class Wrong(Exception):
-    """A property does not hold: what was expected, what came instead, and what to think about."""
+    """A property does not hold: what was expected, what was found, and a hint."""
 
     def __init__(self, expected: str, got: str, hint: str = "") -> None:
         super().__init__(expected, got, hint)
@@ -47,15 +45,15 @@ def _cut(text: str) -> str:
 
 
 class TimeIsUp(BaseException):
-    """Not an Exception, so that an answer's own `except Exception` lets it pass."""
+    """Raised at a time limit; no Exception, so that an answer's `except Exception` ignores it."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """How one property came out.
+    """The result for one property.
 
-    `input`, `expected`, `got` and `hint` are empty if it holds. `borrowed` names finished pieces
-    that the answer has used; `late` says that it was stopped.
+    `input`, `expected`, `got` and `hint` are empty if it holds. `borrowed` lists the finished
+    implementations that the answer has used; `late` says that it was stopped.
     """
 
     name: str
@@ -71,10 +69,10 @@ class Result:
 
 @dataclass(frozen=True)
 class Report:
-    """What passed and what did not; it shows itself as text.
+    """The results for all properties, shown as text.
 
-    It is true if the answer gets every point. One that uses finished pieces gets none, whatever it
-    computes.
+    A report is true if the answer gets every point. An answer that uses finished implementations
+    gets none.
     """
 
     question: str
@@ -83,7 +81,7 @@ class Report:
 
     @property
     def borrowed(self) -> tuple[str, ...]:
-        """The finished pieces that the answer has used."""
+        """The finished implementations that the answer has used."""
         return tuple(sorted({name for result in self.results for name in result.borrowed}))
 
     def __bool__(self) -> bool:
@@ -129,7 +127,7 @@ def _block(label: str, text: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Property:
-    """What holds for every right answer: `function` takes an input and answers, or raises Wrong."""
+    """A property of every right answer: `function` takes an input and answers, or raises Wrong."""
 
     name: str
     text: str
@@ -142,16 +140,15 @@ class Question:
     """A question of an assignment; calling it checks answers.
 
     Attributes:
-        name: also what its self-check is called.
+        name: also the name of its self-check.
         targets: the names that a student defines, in the order in which they are passed.
-        inputs: what the self-check tries. Each shows itself, by `str`, as the code that a student
-            could type.
-        draw: makes an input from a random generator; the hidden tests try `draws` of them.
-        given: what an answer may use, by name, since an earlier question asked for it. It stands in
-            for the student's while the answer is checked: a mistake costs its points once.
-        limit: seconds that a property may take on all its inputs together: many times what a right
-            answer needs, since machines are slow, and what is to be stopped never ends.
-        slow: what to think about if that was too short.
+        inputs: inputs of the self-check. Their `str` is code that a student could type.
+        draw: makes an input from a random generator; the hidden tests use `draws` of them.
+        given: solutions of earlier questions, by name, that the answer may use. They replace the
+            student's while the answer is checked, so that a mistake costs its points once.
+        limit: seconds that a property may take on all its inputs together, many times as long as a
+            right answer needs.
+        slow: the hint after the time limit.
     """
 
     name: str
@@ -164,8 +161,10 @@ class Question:
     slow: str = "Is there a loop that never ends?"
     properties: list[Property] = field(default_factory=list)
 
-    def property(self, name: str, text: str, hint: str = "") -> Callable[[Callable], Callable]:
-        """Add the decorated function; `hint` is for errors in it whose cause is not plain."""
+    def property(
+        self, name: str, text: str, hint: str = ""
+    ) -> Callable[[Callable[..., None]], Callable[..., None]]:
+        """Add the decorated function; `hint` is for errors in it without a plain cause."""
 
         def add(function: Callable[..., None]) -> Callable[..., None]:
             self.properties.append(Property(name, text, function, hint))
@@ -174,13 +173,13 @@ class Question:
         return add
 
     def __call__(self, *answers: Any, seed: int | None = None) -> Report:
-        """Check `answers` on inputs that are always the same, or on those that `seed` draws."""
+        """Check `answers` on the fixed inputs, or on random ones from `seed`."""
         if grader is not None:
             return grader(self, answers)
         return Report(self.name, tuple(self.results(answers, seed)), seed)
 
     def results(self, answers: Sequence[Any], seed: int | None = None) -> Iterator[Result]:
-        """The result of one property after the other, as they are found."""
+        """Yield the result of each property."""
         if len(answers) != len(self.targets):
             call = f"check.{self.name}({', '.join(self.targets)})"
             for tried in self.properties:
@@ -213,7 +212,7 @@ def failed(tried: Property, input: str, expected: str, got: str, hint: str) -> R
 
 @contextlib.contextmanager
 def _in_place(given: dict[str, Any], answers: Sequence[Any]) -> Iterator[None]:
-    """Where `answers` look up a name that is `given`, let them find what is given."""
+    """Replace the names in `given` in the namespaces of `answers`."""
     functions = [function for answer in answers for function in borrowing.functions_of(answer)]
     spaces = list({id(f.__globals__): f.__globals__ for f in functions}.values())
     before = [{name: names[name] for name in given if name in names} for names in spaces]
@@ -231,7 +230,7 @@ def _in_place(given: dict[str, Any], answers: Sequence[Any]) -> Iterator[None]:
 def _run(
     question: Question, tried: Property, inputs: Sequence[Any], answers: Sequence[Any]
 ) -> Result:
-    """Try a property on each input, up to the first on which it does not hold."""
+    """Test a property on each input, up to the first failure."""
     printed, input, late = Printed(), "", False
     try:
         with contained(printed, question.limit):
@@ -281,7 +280,7 @@ _PLAIN = {
 
 
 def text_of(error: BaseException) -> str:
-    """What an error says, if it can."""
+    """The message of an error, if it has one."""
     try:
         return str(error).strip()
     except Exception:  # noqa: BLE001 - an answer may define its own
@@ -301,7 +300,7 @@ def _hint(error: Exception) -> str:
 
 
 def _where(error: BaseException) -> str:
-    """The error, and the line of the answer at which it came up: none of the frames is ours."""
+    """The error, and the line of the answer that raised it, without our frames."""
     text = f"{type(error).__name__}: {text_of(error) or 'no message'}"[:_LONGEST]
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         if not frame.filename.startswith((_PACKAGE, _TORCH, "<frozen")):
@@ -311,7 +310,7 @@ def _where(error: BaseException) -> str:
 
 
 class Printed(io.TextIOBase):
-    """Takes what is printed, counts it, and keeps nothing."""
+    """A stream that counts what is printed and discards it."""
 
     length = 0
 
@@ -325,10 +324,10 @@ class Printed(io.TextIOBase):
 
 @contextlib.contextmanager
 def contained(printed: Printed, limit: float) -> Iterator[None]:
-    """Take what is printed, put back random numbers and settings, stop what takes too long.
+    """Capture output, restore random state and settings, and stop after a time limit.
 
-    Everything runs in one thread: what is small is not faster in several, and many times slower
-    where there are more threads than free cores.
+    Everything runs in one thread: small computations are not faster in several, and many times
+    slower with more threads than free cores.
     """
     dtype, threads = torch.get_default_dtype(), torch.get_num_threads()
     torch.set_num_threads(1)
@@ -347,10 +346,10 @@ def contained(printed: Printed, limit: float) -> Iterator[None]:
 
 
 class Clock:
-    """Counts the seconds since it was made, for limits that hold on a busy machine.
+    """Measures time for limits that work on a busy machine.
 
-    While this thread computes, its seconds are those on the clock, however many other threads
-    compute as well. While it waits for a processor, or sleeps, `BUSY` seconds count as one.
+    It counts the CPU time of this thread, or, if that is longer, the elapsed time divided by
+    `BUSY`, for a thread that waits or sleeps.
     """
 
     BUSY = 5
@@ -365,10 +364,10 @@ class Clock:
 
 @contextlib.contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Raise TimeIsUp in the code inside when a :class:`Clock` has counted `seconds`.
+    """Raise TimeIsUp in the code inside after `seconds` of a :class:`Clock`.
 
-    It is raised again each second, for code that catches everything. A limit around this one stands
-    still meanwhile. Without Unix, and outside of the main thread, there is no limit.
+    It is raised again each second, for code that catches everything. An outer limit is paused
+    meanwhile. On systems other than Unix, and outside of the main thread, there is no limit.
     """
     if not hasattr(signal, "setitimer") or (
         threading.current_thread() is not threading.main_thread()
@@ -400,7 +399,7 @@ def shape(tensor: Tensor) -> str:
 
 
 def tensor(value: Any, what: str) -> Tensor:
-    """`value`, which has to be a tensor."""
+    """Return `value`, or raise an error unless it is a tensor."""
     if isinstance(value, Tensor):
         # A subclass may have its own idea of what is equal.
         return value if type(value) is Tensor else value.as_subclass(Tensor)
@@ -408,7 +407,7 @@ def tensor(value: Any, what: str) -> Tensor:
 
 
 def not_a(value: Any, what: str, expected: str) -> Wrong:
-    """What to raise where `what` returned `value`, which is not the `expected` kind of thing."""
+    """The error for `what` that returned `value`, which is not of the `expected` kind."""
     if value is None or value is ...:
         got, hint = ("nothing", NO_RETURN) if value is None else ("...", f"{NOT_YET}.")
         return Wrong(f"{expected} from {what}", got, hint)
@@ -416,7 +415,7 @@ def not_a(value: Any, what: str, expected: str) -> Wrong:
 
 
 def whole_number(value: Any, what: str, expected: str = "a whole number") -> int:
-    """`value`, which has to be a whole number; one of NumPy's, or in a tensor, will do."""
+    """Return `value` as an int, or raise an error; NumPy's and those in tensors are accepted."""
     if isinstance(value, Tensor) and value.numel() == 1:
         value = value.item()
     if isinstance(value, numbers.Integral) and not isinstance(value, bool):
@@ -427,8 +426,8 @@ def whole_number(value: Any, what: str, expected: str = "a whole number") -> int
     raise not_a(value, what, expected)
 
 
-def same_shape(got: Tensor, expected: Sequence[int], hints: dict[Sequence[int], str]) -> None:
-    """Raise unless `got` has the shape `expected`; `hints` know what other shapes come from."""
+def same_shape(got: Tensor, expected: Sequence[int], hints: Mapping[tuple[int, ...], str]) -> None:
+    """Raise unless `got` has the shape `expected`; `hints` explain other shapes."""
     if tuple(got.shape) != tuple(expected):
         hint = {tuple(key): hint for key, hint in hints.items()}.get(tuple(got.shape), "")
         raise Wrong(f"shape {tuple(expected)}", shape(got), hint)
@@ -444,7 +443,7 @@ def close(a: Tensor, b: Tensor, *, tolerance: float = 1e-4) -> bool:
 def same_values(
     got: Tensor, expected: Tensor, what: str, mistakes: dict[str, Callable[[], Tensor]]
 ) -> None:
-    """Raise unless `got` is `expected`; `mistakes` compute, by hint, what common mistakes give."""
+    """Raise unless `got` is `expected`; `mistakes` compute, by hint, results of common mistakes."""
     if close(got, expected):
         return
     for hint, mistaken in mistakes.items():

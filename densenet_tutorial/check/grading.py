@@ -1,16 +1,15 @@
-"""Grading a notebook, behind otter-grader's tests: each question in a process of its own.
+"""Grade a notebook for otter-grader, each question in a separate process.
 
-Otter runs its tests in the process in which the notebook ran. Here no notebook is run there:
-:class:`Isolated`, a plugin of otter, grades it first, and leaves otter a cell that holds the
-results. For each question, a server that has imported the checks, and never an answer, forks a
-child. The child runs the notebook. Where the notebook calls the question's own check, the child
-checks the answer as it is then, as the page did, and on the inputs that the seed draws; it does so
-once more at the end, unless every point is reached. What counts is the best of these.
+Otter runs its tests in the process that ran the notebook. Here, :class:`Isolated`, a plugin of
+otter, grades the notebook first, and otter runs one cell that holds the results. For each question,
+a server, which has imported the checks but no answer, forks a child, which runs the notebook. When
+the notebook calls the self-check of the question, the child checks the answer at that moment, on
+the fixed inputs and on random ones from the seed; it does so again at the end, unless every point
+is reached. The best of these counts.
 
-The child sends one result after the other through a pipe, and is killed when nothing comes for too
-long. So an answer that loops, exits or fills the screen loses what it had not shown by then, and
-nothing else. It is no sandbox: an answer runs with the grader's rights (the instructor's guide says
-what to do about that).
+The child sends each result through a pipe, and is killed when none comes for too long. So an answer
+that loops, exits or prints without end loses only the results that come after. This is no sandbox:
+an answer runs with the grader's rights (see the instructor's guide).
 """
 
 import contextlib
@@ -54,7 +53,7 @@ def question_named(assignment: str, name: str) -> Question:
 
 @dataclass
 class _Attempt:
-    """The results of one check of an answer, and what befell the properties that have none."""
+    """The results of one check of an answer, and why other properties have no result."""
 
     end: str
     hint: str
@@ -84,16 +83,17 @@ def grade(
     seed: int,
     left_out: set[int] | None = None,
 ) -> dict[str, Report]:
-    """Check the answer to a question in `cells`, on the inputs of the page and on those of `seed`.
+    """Check the answer to a question in `cells`, on the fixed inputs and on those of `seed`.
 
     Args:
         assignment, name: the question.
         cells: the sources of a notebook's code cells, in order.
-        left_out: numbers of statements that are not to be run. Those that end the process, or are
-            stopped, are added: the same set serves for the next question.
+        seed: for the random inputs.
+        left_out: numbers of statements to skip. Statements that end the process, or are stopped,
+            are added, for the next question.
 
     Returns:
-        the report of each of :data:`PARTS`.
+        The report of each of :data:`PARTS`.
     """
     question = question_named(assignment, name)
     left_out = set() if left_out is None else left_out
@@ -112,10 +112,10 @@ def grade(
 def _read_messages(
     question: Question, answer: dict[str, Any], attempts: list[_Attempt], left_out: set[int]
 ) -> int | None:
-    """Add what a child has sent to `attempts` and `left_out`.
+    """Add the messages of a child to `attempts` and `left_out`.
 
     Returns:
-        the number of the statement in which it ended, if that was at the top level.
+        The number of the top-level statement in which it ended, if any.
     """
     died = "it was stopped, since it took too long", question.slow
     if answer["ended"]:
@@ -148,15 +148,16 @@ def _read_messages(
 
 
 class _Server:
-    """A process that forks one child per question; it is started again if a child takes it down."""
+    """A process that forks one child per question; restarted if a child stops it."""
 
     def __init__(self) -> None:
-        self.process: subprocess.Popen | None = None
+        self.process: subprocess.Popen[str] | None = None
 
     def ask(self, request: dict[str, Any]) -> dict[str, Any]:
-        if self.process is None or self.process.poll() is not None:
+        process = self.process
+        if process is None or process.poll() is not None:
             serve = "from densenet_tutorial.check import grading; grading.serve()"
-            self.process = subprocess.Popen(
+            process = self.process = subprocess.Popen(
                 # -P: whatever lies in the folder of a submission is not imported.
                 [sys.executable, "-P", "-c", serve],
                 stdin=subprocess.PIPE,
@@ -167,24 +168,25 @@ class _Server:
                 | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "MPLBACKEND": "Agg"},
                 start_new_session=True,  # an interruption is for the kernel
             )
-            self._line(START)  # it is there
+            _next_line(process, START)  # it is there
         try:
-            self.process.stdin.write(json.dumps(request) + "\n")
-            self.process.stdin.flush()
-            line = self._line(QUESTION + SLACK)
+            print(json.dumps(request), file=process.stdin, flush=True)
+            line = _next_line(process, QUESTION + SLACK)
         except BrokenPipeError:
             line = ""
         if line:
             return json.loads(line)
-        self.process.kill()
-        self.process.wait()
+        process.kill()
+        process.wait()
         self.process = None
         return {"messages": [], "ended": True, "end": "it took the grading process down"}
 
-    def _line(self, seconds: float | None) -> str:
-        """The next line of the process; "" if none comes in time."""
-        ready, _, _ = select.select([self.process.stdout], [], [], seconds)
-        return self.process.stdout.readline() if ready else ""
+
+def _next_line(process: subprocess.Popen[str], seconds: float | None) -> str:
+    """The next line of the process's output; "" if none comes in time."""
+    assert process.stdout is not None
+    ready, _, _ = select.select([process.stdout], [], [], seconds)
+    return process.stdout.readline() if ready else ""
 
 
 @functools.cache
@@ -193,7 +195,7 @@ def _server() -> _Server:
 
 
 def serve() -> None:
-    """Say that it is there, and answer one request a line, until the input ends."""
+    """Report that it is ready, and answer one request per line, until the input ends."""
     print(flush=True)
     for line in sys.stdin:
         print(json.dumps(_in_child(json.loads(line))), flush=True)
@@ -225,7 +227,7 @@ def _in_child(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _lines(pipe: int, patience: float) -> tuple[list[bytes], bool]:
-    """What comes through `pipe` until the last message, and whether it ended by itself."""
+    """All messages from `pipe`, and whether the child ended by itself."""
     content, end = b"", time.monotonic() + QUESTION
     with os.fdopen(pipe, "rb", buffering=0) as file:
         while len(content) < _SENT and not content.endswith(b'"done": true}\n'):
@@ -273,7 +275,7 @@ def _child(question: Question, request: dict[str, Any], pipe: int, folder: str) 
         return found
 
     def attempt(answers: Sequence[Any]) -> Report:
-        """Check `answers`; if they get every point, that is the end."""
+        """Check `answers`; exit if they get every point."""
         nonlocal tried, attempts, busy, changed, late
         clock, busy = engine.Clock(), True
         send(attempt=True)
@@ -335,7 +337,7 @@ def hidden(question, name):
 
 
 def texts(assignment: str, cells: Sequence[str], seed: int) -> dict[str, dict[str, Any]]:
-    """By question: the report of the public part and of each hidden property; "" where right."""
+    """By question: reports of the public part and of each hidden property; "" if right."""
     found: dict[str, dict[str, Any]] = {}
     left_out: set[int] = set()
     for question in check.ASSIGNMENTS[assignment]:
@@ -350,17 +352,17 @@ def texts(assignment: str, cells: Sequence[str], seed: int) -> dict[str, dict[st
 
 
 class Isolated:
-    """Otter's plugin: grade the submission here, and let otter run a cell that holds the results.
+    """Otter's plugin: grade the submission here; otter runs a cell that holds the results.
 
     (Not a subclass of otter's abstract plugin, so that this module can be imported without otter.
     The events that it does not name here raise what otter expects of a plugin that lacks them.)
     """
 
-    def __init__(self, submission_path: str, submission_metadata: dict, plugin_config: dict):
+    def __init__(self, submission_path: str, submission_metadata: Any, plugin_config: Any):
         self.config = plugin_config
 
     def before_execution(self, submission: Any) -> Any:
-        """The notebook `submission` with one cell in place of all."""
+        """The notebook `submission`, with all its cells replaced by one."""
         import nbformat
 
         cells = [cell.source for cell in submission.cells if cell.cell_type == "code"]

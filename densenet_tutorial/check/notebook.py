@@ -1,8 +1,7 @@
-"""Running a student's notebook as Jupyter does: its cells in order, in one namespace.
+"""Run a student's notebook as Jupyter does: its cells in order, in one namespace.
 
-Two things differ, so that one bad cell does not cost the answers in others: a statement that
-raises, ends Python or takes too long is given up, and the next one is run; and what a magic does
-beside running Python is left out.
+Unlike Jupyter, it continues after a statement that raises an error, exits or takes too long, so
+that one bad cell does not cost the answers in others; and it ignores magics that do not run Python.
 """
 
 import __future__
@@ -22,18 +21,18 @@ from densenet_tutorial.check import engine
 
 STATEMENT = 20.0  # seconds that a statement at the top level may take
 NOTEBOOK = 60.0  # seconds for all of them; after that each has one: definitions need less
-#: Magics in front of what is Python all the same.
+#: Magics whose argument is Python code.
 _PYTHON = ("time", "timeit", "capture", "prun")
 _NO_PYTHON = (SyntaxError, ValueError, RecursionError, MemoryError)
 
 
 class Notebook:
-    """A notebook's code cells, and what running them leaves; it becomes this process's main module.
+    """A notebook's code cells and their namespace, which becomes this process's main module.
 
     Attributes:
         names: the namespace.
-        problems: what went wrong, in words, with the number of the cell.
-        seconds: what statements may still take.
+        problems: descriptions of errors, with the number of the cell.
+        seconds: the remaining time for statements.
     """
 
     def __init__(self, cells: Sequence[str]) -> None:
@@ -51,9 +50,10 @@ class Notebook:
         starts: Callable[[int], None],
         is_late: Callable[[int], None],
     ) -> None:
-        """Run all statements but those whose numbers are in `left_out`.
+        """Run all statements, except those whose numbers are in `left_out`.
 
-        `starts` is called with the number of each, and `is_late` with that of one that is stopped.
+        `starts` is called with the number of each; `is_late` with that of a statement that is
+        stopped.
         """
         flags, printed = 0, engine.Printed()
         for number, (filename, statement) in enumerate(self._statements):
@@ -83,7 +83,7 @@ class Notebook:
             self.seconds -= clock.seconds()
 
     def _parsed(self, cells: Sequence[str]) -> Iterator[tuple[str, ast.stmt]]:
-        """The statements at the top level, each with the name of its cell."""
+        """The top-level statements, each with the name of its cell."""
         for number, cell in enumerate(cells, start=1):
             filename = f"<cell {number}>"
             try:
@@ -106,7 +106,7 @@ def _python(cell: str) -> str:
 
 
 class _Shell:
-    """In place of IPython's shell: no magics but those that run Python or write a file."""
+    """Replaces IPython's shell; supports only magics that run Python or write a file."""
 
     def __init__(self, names: dict[str, Any]) -> None:
         self._names = names

@@ -1,4 +1,4 @@
-"""Data sets of small images, and images of one's own."""
+"""Data sets of small images, and reading your own images."""
 
 from densenet_tutorial.data.datasets import (
     FASHION_CLASSES,

@@ -1,8 +1,8 @@
 """Data sets of small images, held in memory as uint8 tensors.
 
-The ones that are bundled need no download. The full sets come through torchvision, or from a folder
-that already holds their files; ``DENSENET_TUTORIAL_DATA`` says where (default
-``~/.cache/densenet-tutorial``). To add one, write its loader here under :func:`named`.
+The bundled ones need no download. The others are downloaded by torchvision, or read from the folder
+``DENSENET_TUTORIAL_DATA`` (default ``~/.cache/densenet-tutorial``). To add one, write its loader
+here and decorate it with :func:`register`.
 """
 
 import bz2
@@ -28,44 +28,48 @@ from densenet_tutorial.data.image_dataset import ImageDataset, mean_and_std
 from densenet_tutorial.utils import arguments
 
 FASHION_CLASSES = (
-    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
+    "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
 )  # fmt: skip
 
 #: SHA-256 of the files in ``bundled``.
 FASHION_MINI_SHA256 = "d9db67166f584c9e1ac219bb2780d6b5a706c476378bb1108d446b5e90ad1c8b"
 DIGITS_SHA256 = "2ebdc67e99821bd3a10c8dbdb383dd3a34738146b9976193e776a2757c7f0b14"
 
-#: SHA-256 of what is inside Fashion-MNIST's four files. (Of the content, since packers differ:
-#: Debian's package holds the original files with the name and time taken out of their gzip headers.)
+#: SHA-256 of the unpacked content of Fashion-MNIST's four files, since Debian's package has the
+#: original files with other gzip headers.
 FASHION_MNIST_SHA256 = {
-    "train-images-idx3-ubyte.gz": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
-    "train-labels-idx1-ubyte.gz": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
-    "t10k-images-idx3-ubyte.gz": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
-    "t10k-labels-idx1-ubyte.gz": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+    f"{name}-ubyte.gz": sha256
+    for name, sha256 in (
+        ("train-images-idx3", "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888"),
+        ("train-labels-idx1", "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9"),
+        ("t10k-images-idx3", "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b"),
+        ("t10k-labels-idx1", "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34"),
+    )
 }
 
-#: Where Debian's package ``dataset-fashion-mnist`` puts the original files.
+#: The folder of Debian's package ``dataset-fashion-mnist``.
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 
 
-#: What loads a data set, from :func:`load_dataset`'s `root`.
+#: A function from :func:`load_dataset`'s `root` to a data set.
 Loader = Callable[[Path | None], ImageDataset]
 
 LOADERS: dict[str, Loader] = {}
 
 
-def named(name: str) -> Callable[[Loader], Loader]:
-    """Decorate a loader: from now on, the data set called `name` is listed and can be loaded."""
+def register(name: str) -> Callable[[Loader], Loader]:
+    """Decorate a loader, to register it as the data set called `name`."""
 
-    def register(loader: Loader) -> Loader:
+    def decorate(loader: Loader) -> Loader:
         LOADERS[name] = loader
         return loader
 
-    return register
+    return decorate
 
 
 def list_datasets() -> list[str]:
-    """The names that :func:`load_dataset` takes."""
+    """The names that :func:`load_dataset` accepts."""
     return list(LOADERS)
 
 
@@ -81,13 +85,13 @@ def load_dataset(
 
     Args:
         name: one of :func:`list_datasets`; or the path of a folder of images by class.
-        root: the folder to look in and to download to; default ``DENSENET_TUTORIAL_DATA``, else
-            ``~/.cache/densenet-tutorial``. For Fashion-MNIST, Debian's package is found by itself.
+        root: the folder for downloads; default ``DENSENET_TUTORIAL_DATA``, otherwise
+            ``~/.cache/densenet-tutorial``. Fashion-MNIST in Debian's package is also found.
         progress: whether to show a progress bar while a folder is read.
-        options: for a folder of images by class, those of :func:`load_folder`.
+        options: options of :func:`load_folder`, for a folder of images by class.
 
     Raises:
-        ValueError: an unknown name, or a file whose checksum is wrong; or as :func:`load_folder`.
+        ValueError: an unknown name or a wrong checksum; or as for :func:`load_folder`.
         ConnectionError: files are missing and cannot be downloaded; the message says where to put
             them.
     """
@@ -103,7 +107,7 @@ def load_dataset(
     )
 
 
-def _described(value: Any) -> dict[str, Any]:
+def _convert_metadata(value: Any) -> dict[str, Any]:
     shape = value["image_shape"]
     arguments.sequence_of(arguments.positive_int).convert(shape)
     if len(shape) != 3 or not isinstance(value["name"], str):
@@ -111,17 +115,17 @@ def _described(value: Any) -> dict[str, Any]:
     return value
 
 
-_metadata = arguments.Check("what a data set's metadata() returns", _described)
+_metadata = arguments.Check("the metadata() of a data set", _convert_metadata)
 
 
 @arguments.check(metadata=_metadata)
 def load_again(metadata: dict[str, Any], **options: Any) -> ImageDataset:
-    """The data set that ``metadata`` is of (:meth:`ImageDataset.metadata`), as a run keeps it.
+    """Load the data set that `metadata` describes (:meth:`ImageDataset.metadata`).
 
     Args:
-        metadata: what the run says of its data.
-        options: of :func:`load_dataset`, in place of what `metadata` says; with another `name`, a
-            folder's images are still brought to the size and channels that `metadata` has.
+        metadata: the metadata in a run's configuration.
+        options: of :func:`load_dataset`, overriding `metadata`. The images of another folder are
+            still converted to the size and channels in `metadata`.
     """
     name = options.pop("name", None) or metadata.get("folder") or metadata["name"]
     if name not in LOADERS:
@@ -131,7 +135,7 @@ def load_again(metadata: dict[str, Any], **options: Any) -> ImageDataset:
 
 
 def _downloads(root: Path | None) -> Path:
-    """The folder that holds downloads."""
+    """The folder for downloads."""
     if root is None and (folder := os.environ.get("DENSENET_TUTORIAL_DATA")):
         return Path(folder).expanduser()
     try:
@@ -148,8 +152,8 @@ def _dataset(
     return ImageDataset(name, *train, *test, tuple(classes), *mean_and_std(train[0]))
 
 
-def _shipped(file: str, sha256: str) -> tuple[Tensor, Tensor]:
-    """Images (N, 1, side, side) and labels of a bundled file: one row an image, the label first."""
+def _bundled(file: str, sha256: str) -> tuple[Tensor, Tensor]:
+    """Images (N, 1, side, side) and labels in a bundled file: a row per image, its label first."""
     packed = resources.files("densenet_tutorial").joinpath(f"data/bundled/{file}").read_bytes()
     if hashlib.sha256(packed).hexdigest() != sha256:
         raise ValueError(f"{file} in the package is damaged (wrong SHA-256); install it again")
@@ -158,24 +162,24 @@ def _shipped(file: str, sha256: str) -> tuple[Tensor, Tensor]:
     return rows[:, 1:].reshape(-1, 1, side, side), rows[:, 0].long()
 
 
-@named("fashion-mini")
+@register("fashion-mini")
 def _fashion_mini(root: Path | None) -> ImageDataset:
-    """6,000 of Fashion-MNIST's images: 500 of each class to train on, 100 to test on."""
-    images, labels = _shipped("fashion-mini.npy.bz2", FASHION_MINI_SHA256)
+    """6,000 images of Fashion-MNIST: 500 training and 100 test images of each class."""
+    images, labels = _bundled("fashion-mini.npy.bz2", FASHION_MINI_SHA256)
     train, test = (images[:5000], labels[:5000]), (images[5000:], labels[5000:])
     return _dataset("fashion-mini", train, test, FASHION_CLASSES)
 
 
-@named("digits")
+@register("digits")
 def _digits(root: Path | None) -> ImageDataset:
     """8 x 8 pixels; Alpaydin and Kaynak 1998, https://doi.org/10.24432/C50P49 (CC BY 4.0)."""
-    sixteenths, labels = _shipped("digits.npy.bz2", DIGITS_SHA256)
+    sixteenths, labels = _bundled("digits.npy.bz2", DIGITS_SHA256)
     images = (sixteenths.float() * (255 / 16)).round().byte()
     train, test = (images[:797], labels[:797]), (images[797:], labels[797:])
     return _dataset("digits", train, test, tuple("0123456789"))
 
 
-@named("fashion-mnist")
+@register("fashion-mnist")
 def _fashion_mnist(root: Path | None) -> ImageDataset:
     """Xiao et al. 2017, https://arxiv.org/abs/1708.07747 (MIT licence)."""
     folder = _find_fashion_mnist(_downloads(root))
@@ -190,8 +194,8 @@ def _fashion_mnist(root: Path | None) -> ImageDataset:
 
 
 def _find_fashion_mnist(root: Path) -> Path:
-    """The folder that holds Fashion-MNIST's four files; if none does, they are downloaded."""
-    target = root / "FashionMNIST" / "raw"  # where torchvision keeps them
+    """The folder with Fashion-MNIST's four files, after a download if necessary."""
+    target = root / "FashionMNIST" / "raw"  # torchvision's folder
     for folder in (root, target, DEBIAN_FASHION_MNIST):
         if all((folder / file).is_file() for file in FASHION_MNIST_SHA256):
             return folder
@@ -207,7 +211,7 @@ def _find_fashion_mnist(root: Path) -> Path:
 
 
 def _read_idx(path: Path, sha256: str) -> Tensor:
-    """Read one of MNIST's files, a gzip of: two zero bytes, type 8 (uint8), rank, sizes, values."""
+    """Read an IDX file: gzip of two zero bytes, type 8 (uint8), rank, sizes, values."""
     try:
         data = bytearray(gzip.decompress(path.read_bytes()))
     except (OSError, EOFError, zlib.error) as error:
@@ -221,19 +225,19 @@ def _read_idx(path: Path, sha256: str) -> Tensor:
     return torch.frombuffer(data, dtype=torch.uint8, offset=4 + 4 * rank).reshape(sizes)
 
 
-@named("cifar10")
+@register("cifar10")
 def _cifar10(root: Path | None) -> ImageDataset:
     return _cifar("cifar10", torchvision.datasets.CIFAR10, _downloads(root))
 
 
-@named("cifar100")
+@register("cifar100")
 def _cifar100(root: Path | None) -> ImageDataset:
     return _cifar("cifar100", torchvision.datasets.CIFAR100, _downloads(root))
 
 
 def _cifar(name: str, kind: Any, root: Path) -> ImageDataset:
     """Krizhevsky 2009, *Learning Multiple Layers of Features from Tiny Images*."""
-    # torchvision compares every file with its MD5 before it opens one.
+    # torchvision verifies the MD5 of every file before it opens one.
     with _explaining_failed_downloads(name, f"{kind.filename} into {root}"):
         parts = [kind(str(root), train=train, download=True) for train in (True, False)]
     train, test = [
@@ -245,7 +249,7 @@ def _cifar(name: str, kind: Any, root: Path) -> ImageDataset:
 
 @contextlib.contextmanager
 def _explaining_failed_downloads(name: str, where: str) -> Iterator[None]:
-    """Turn a failed download into one sentence with the way out."""
+    """Turn a failed download into an error that says where to put the files."""
     try:
         yield
     except (OSError, RuntimeError) as error:

@@ -1,4 +1,4 @@
-"""Images of one's own: a folder of images by class, as torchvision's ``ImageFolder`` takes it."""
+"""Read a folder of images by class, in the layout of torchvision's ``ImageFolder``."""
 
 import contextlib
 import logging
@@ -21,13 +21,13 @@ from densenet_tutorial.utils import arguments
 
 _log = logging.getLogger(__name__)
 
-#: What the folder with the images to test on may be called, beside one called ``train``.
+#: Names of the folder of test images, beside one called ``train``.
 TEST_FOLDERS = ("val", "valid", "validation", "test")
 
-#: The largest side, in pixels, that is chosen where none is given.
-LARGEST_SIDE = 224
+#: The largest default side, in pixels.
+MAX_SIDE = 224
 
-_READERS = min(8, os.cpu_count() or 1)
+_THREADS = min(8, os.cpu_count() or 1)
 
 
 def _image_size(value: Any) -> tuple[int, int]:
@@ -58,27 +58,27 @@ def load_folder(
 ) -> ImageDataset:
     """Load a folder of images by class into memory.
 
-    It holds one folder for each class, ``FOLDER/CLASS/….jpg``; or such folders twice, to train on
-    in ``FOLDER/train`` and to test on in one of :data:`TEST_FOLDERS` beside it, the first that
-    there is. Class folders may have folders of their own. Classes are in alphabetical order.
+    The folder has a subfolder for each class, ``FOLDER/CLASS/….jpg``, or ``FOLDER/train`` and
+    one of :data:`TEST_FOLDERS` (the first that exists), each with a subfolder for each class. Class
+    folders may be nested. Classes are in alphabetical order.
 
-    Images are read by :func:`read_image`, scaled until they just fit into one size, and filled up
-    with black. Mean and standard deviation are those of the training images.
+    Images are read by :func:`read_image`, resized to fit inside one size, and padded with black.
+    Mean and standard deviation are those of the training images.
 
     Args:
         folder: its path.
-        image_size: that one size, in pixels: a side, or height and width. ``None`` takes the
-            images' own if they share one of at most :data:`LARGEST_SIDE` pixels a side, and else
-            the median of their shorter sides, or :data:`LARGEST_SIDE` if that is less.
-        channels: 1 for grey, 3 for colour; ``None`` takes 1 if no image has a colour.
-        test_fraction: how much of each class is kept to test on, where there is no folder for that.
-        seed: of that choice. It has nothing to do with a run's seed, so that all runs have the same
-            test images.
+        image_size: the size in pixels: a side, or height and width. ``None`` uses the size of the
+            images if it is the same for all and at most :data:`MAX_SIDE`, otherwise the median of
+            their shorter sides, but at most :data:`MAX_SIDE`.
+        channels: 1 for grey, 3 for colour; ``None`` uses 1 if no image has colours.
+        test_fraction: fraction of each class to hold out for testing, if there is no test folder.
+        seed: seed of that split; independent of the seed of a training run, so that all runs have
+            the same test images.
         progress: whether to show a progress bar.
 
     Raises:
-        ValueError: there is no such folder, a class has too few images, a class to test on has none
-            to train on, an image cannot be read, or all of them do not fit into memory.
+        ValueError: there is no such folder, a class has too few images, a test class has no
+            training images, an image cannot be read, or the images do not fit into memory.
     """
     folder = Path(folder).expanduser()
     try:
@@ -93,7 +93,7 @@ def load_folder(
     mean, std = mean_and_std(images[:cut])
     if not any(std):
         raise ValueError(f"the images to train on in {folder} must show something, got one colour")
-    std = tuple(value or 1.0 for value in std)  # a channel may be empty, as of some microscopes
+    std = tuple(value or 1.0 for value in std)  # a channel may be empty, in microscopy for example
     return ImageDataset(
         folder.resolve().name,
         *(images[:cut], labels[:cut], images[cut:], labels[cut:]),
@@ -105,7 +105,7 @@ Samples = list[tuple[str, int]]
 
 
 def _find(folder: Path, test_fraction: float, seed: int) -> tuple[list[str], Samples, Samples]:
-    """The classes, and the files to train and to test on, each with its label."""
+    """The classes, and the training and test files with their labels."""
     if not folder.is_dir():
         raise ValueError(
             f"folder must be one of images by class, got {str(folder)!r}, which is none"
@@ -142,13 +142,13 @@ def _find(folder: Path, test_fraction: float, seed: int) -> tuple[list[str], Sam
 
 
 def _subfolders(folder: Path) -> list[str]:
-    """The names of the folders in `folder`, without hidden ones, in the order of torchvision."""
+    """The names of the visible folders in `folder`, in torchvision's order."""
     names = (path.name for path in folder.iterdir() if path.is_dir())
     return sorted(name for name in names if not name.startswith(".") and name != "__MACOSX")
 
 
 def _samples(root: Path, classes: Sequence[str]) -> Samples:
-    """The images below ``root / CLASS``, if that is there, with the class's index in `classes`."""
+    """The images in ``root / CLASS``, if it exists, with the index of CLASS in `classes`."""
     indices = {name: index for index, name in enumerate(classes)}
     samples = make_dataset(str(root), indices, extensions=IMG_EXTENSIONS, allow_empty=True)
     samples = [sample for sample in samples if not Path(sample[0]).name.startswith(".")]
@@ -161,7 +161,7 @@ def _samples(root: Path, classes: Sequence[str]) -> Samples:
     )
     if left := sum(1 for _ in files) - len(samples):
         _log.warning(
-            "%s: %d files are left out, which do not end in %s",
+            "%s: %d files are ignored, which do not end in %s",
             root,
             left,
             ", ".join(IMG_EXTENSIONS),
@@ -172,7 +172,7 @@ def _samples(root: Path, classes: Sequence[str]) -> Samples:
 def _split(
     samples: Samples, counts: np.ndarray, fraction: float, seed: int
 ) -> tuple[Samples, Samples]:
-    """`samples` to train and to test on: `fraction` of each class, at least one and not all."""
+    """Training and test samples: `fraction` of each class for testing, at least one, not all."""
     test: set[int] = set()
     for label, count in enumerate(counts):
         mine = [i for i, sample in enumerate(samples) if sample[1] == label]
@@ -185,23 +185,23 @@ def _split(
 
 
 def _common_size(files: Sequence[str]) -> tuple[int, int]:
-    """A size for images whose sizes differ; at most 100 of them, from all over, are looked at."""
+    """The default size, from at most 100 of the images, evenly spaced."""
     sizes = []
     for file in files[:: -(-len(files) // 100)]:
-        with contextlib.suppress(ValueError):  # it is said when all of them are read
+        with contextlib.suppress(ValueError):  # reported when all images are read
             image = read_image(file)
             sizes.append((image.height, image.width))
-    if len(set(sizes)) == 1 and max(sizes[0]) <= LARGEST_SIDE:
+    if len(set(sizes)) == 1 and max(sizes[0]) <= MAX_SIDE:
         return sizes[0]
-    side = int(statistics.median([min(size) for size in sizes] or [LARGEST_SIDE]))
-    return min(LARGEST_SIDE, side), min(LARGEST_SIDE, side)
+    side = int(statistics.median([min(size) for size in sizes] or [MAX_SIDE]))
+    return min(MAX_SIDE, side), min(MAX_SIDE, side)
 
 
 def _read(
     files: Sequence[str], size: tuple[int, int], channels: int | None, progress: bool
 ) -> Tensor:
-    """All images, (N, C, H, W), each fitted into `size`."""
-    needed, memory = len(files) * (channels or 3) * size[0] * size[1], _memory()
+    """All images, (N, C, H, W), of `size`."""
+    needed, memory = len(files) * (channels or 3) * size[0] * size[1], _total_memory()
     if needed > memory / 2:
         raise ValueError(
             f"image_size must be one at which {len(files):,} images fit into half of the memory, "
@@ -221,7 +221,7 @@ def _read(
         pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
         images[index] = pixels.reshape(*size, -1).transpose(2, 0, 1)
 
-    with _mapping(read, range(len(files))) as done:
+    with _threaded_map(read, range(len(files))) as done:
         for _ in tqdm(done, "reading images", len(files), unit=" images", disable=not progress):
             pass
     if failed:
@@ -234,18 +234,20 @@ def _read(
 
 
 @contextlib.contextmanager
-def _mapping(function: Callable[[int], None], items: Sequence[int]) -> Iterator[Iterator[None]]:
-    """``map`` with threads, of which none is waited for after an error or Ctrl-C."""
-    pool = ThreadPoolExecutor(_READERS)
+def _threaded_map(
+    function: Callable[[int], None], items: Sequence[int]
+) -> Iterator[Iterator[None]]:
+    """``map`` with threads; cancels the remaining calls after an error or Ctrl-C."""
+    pool = ThreadPoolExecutor(_THREADS)
     try:
         yield pool.map(function, items)
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _memory() -> float:
-    """Bytes of memory of this machine, as far as it says."""
+def _total_memory() -> float:
+    """Bytes of physical memory, or infinity if the system does not tell."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # Windows, say
+    except (AttributeError, ValueError, OSError):  # for example, Windows
         return float("inf")

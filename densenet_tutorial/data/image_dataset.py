@@ -1,4 +1,4 @@
-"""Images with labels, held in memory: what every data set is, and how its images are normalised."""
+"""The class of all data sets: images with labels in memory, and their normalisation."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,10 +20,10 @@ class ImageDataset:
         train_labels, test_labels: int64 tensors (N,), indices into `classes`.
         classes: the class names.
         mean, std: per channel, over the training images scaled to 0 to 1.
-        folder: where the images came from, if from a folder of images by class.
+        folder: the folder of images by class that they were read from, if any.
 
     Raises:
-        ValueError: an attribute is something else; the message says what it must be.
+        ValueError: an attribute is invalid; the message says what it must be.
     """
 
     name: str
@@ -67,11 +67,11 @@ class ImageDataset:
                 )
 
     def normalize(self, images: Tensor) -> Tensor:
-        """uint8 images (N, C, H, W) to floats, by the data set's mean and deviation per channel."""
+        """Normalise uint8 images (N, C, H, W) with the data set's mean and standard deviation."""
         return normalize(images, self.mean, self.std)
 
     def metadata(self) -> dict[str, Any]:
-        """What a user of a trained model has to know of its data, as JSON can hold it."""
+        """Description of the training data for users of a trained model, serialisable as JSON."""
         return {
             "name": self.name,
             "train_images": len(self.train_images),
@@ -110,10 +110,10 @@ _CHECKS = {
     std=arguments.sequence_of(arguments.positive_number),
 )
 def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """uint8 images (N, C, H, W) to floats: scaled to 0 to 1, minus `mean`, over `std`, per channel.
+    """Scale uint8 images (N, C, H, W) to floats of 0 to 1 and normalise them, per channel.
 
     Raises:
-        ValueError: `images` are not uint8: floats have perhaps been scaled already.
+        ValueError: `images` are not uint8; floats may have been scaled already.
     """
     shift = torch.tensor(mean, device=images.device).view(-1, 1, 1)
     scale = torch.tensor(std, device=images.device).view(-1, 1, 1)
@@ -123,11 +123,11 @@ def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
 def mean_and_std(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation per channel of uint8 images (N, C, H, W), scaled to 0 to 1."""
     histogram = torch.zeros(images.shape[1], 256, dtype=torch.int64)
-    for part in images.split(1000):  # a copy of all of them might be large
+    for part in images.split(1000):  # to limit the memory of the transposed copy
         rows = part.transpose(0, 1).flatten(1)  # one for each channel
         histogram += torch.stack([row.bincount(minlength=256) for row in rows])
-    share = histogram.double() / histogram[0].sum()
+    frequencies = histogram.double() / histogram[0].sum()
     levels = torch.arange(256, dtype=torch.float64) / 255
-    mean = share @ levels
-    std = (share @ levels**2 - mean**2).clamp(min=0).sqrt()
+    mean = frequencies @ levels
+    std = (frequencies @ levels**2 - mean**2).clamp(min=0).sqrt()
     return tuple(mean.tolist()), tuple(std.tolist())

@@ -1,4 +1,4 @@
-"""Pictures: reading one from a file, fitting it into a size, and the photographs that come along."""
+"""Read images from files, fit them into a size, and the bundled photographs."""
 
 import io
 import os
@@ -16,83 +16,88 @@ from torchvision.transforms.v2 import functional as transforms
 
 from densenet_tutorial.utils import arguments
 
-#: What :func:`photograph` has.
+#: The names that :func:`photograph` accepts.
 PHOTOGRAPHS = ("cat", "coffee", "rocket")
 
-#: What :func:`read_image` reads, by Pillow's names; HEIF if the caller has registered a plug-in for
-#: it. Some others are left out on purpose: for EPS, Pillow runs the program that such a file is.
+#: Pillow's names of the formats that :func:`read_image` reads; HEIF needs a plug-in. Others are
+#: missing on purpose: EPS, for example, is a program, which Pillow would run.
 FORMATS = (
-    "PNG", "JPEG", "MPO", "GIF", "WEBP", "AVIF", "TIFF", "BMP", "JPEG2000", "PPM", "ICO", "QOI", "HEIF",
+    "PNG", "JPEG", "MPO", "GIF", "WEBP", "AVIF", "TIFF", "BMP", "JPEG2000",
+    "PPM", "ICO", "QOI", "HEIF",
 )  # fmt: skip
 
-#: More pixels are refused: a small file can ask for any number. (Phones have up to 108 million.)
+#: Images with more pixels are refused, since a small file can declare any number of pixels.
+#: (The cameras of phones have up to 108 million.)
 MAX_PIXELS = 120_000_000
 
-_WHAT_ELSE = {
+#: Other kinds of files, by their first bytes.
+_SIGNATURES = {
     b"<": "a web page or a drawing (HTML, XML or SVG)",
     b"%PDF": "a PDF document",
     b"%!": "a PostScript program",
     b"8BPS": "a Photoshop document",
-    b"version https://git-lfs": "a Git LFS pointer; the file itself is still to be fetched (git lfs pull)",
-}  # fmt: skip
+    b"version https://git-lfs": "a Git LFS pointer; the file is still to be fetched (git lfs pull)",
+}
 
-_opening = threading.Lock()  # warnings.catch_warnings is not safe in threads
+_open_lock = threading.Lock()  # warnings.catch_warnings is not thread-safe
 
 
 @arguments.check(path=arguments.path)
 def read_image(path: str | Path) -> Image.Image:
-    """The picture in the file at `path` as a viewer shows it, in colour: sRGB, 8 bits a channel.
+    """Read the image at `path` as RGB with 8 bits a channel, as an image viewer shows it.
 
-    It is turned as its EXIF orientation says, converted from its colour profile (a damaged one, or one
-    of another kind of picture, is left out), and laid on white where it is transparent. 16 bits become
-    8, and palettes, grey, CMYK, YCbCr and Lab become RGB. Of several frames or pages, it is the first.
+    Applies the EXIF orientation and the colour profile (not a damaged one, nor one for another kind
+    of image), puts transparent images on white, and converts 16 bits to 8, and palettes, grey,
+    CMYK, YCbCr and Lab to RGB. Of several frames or pages it returns the first.
 
     Raises:
-        ValueError: there is no such file; it is no regular file; it holds no picture, a damaged one, one
-            with more than :data:`MAX_PIXELS`, or one whose numbers have no black and white that viewers
-            agree on (floating point, signed, 32 bits).
+        ValueError: there is no such file; it is no regular file; it is no image, a damaged one, one
+            with more than :data:`MAX_PIXELS`, or one whose values have no standard range (floating
+            point, signed, 32 bits).
     """
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise ValueError("it is no regular file, but a folder, a pipe or a device")
         with open(path, "rb") as file:
-            picture = _decoded(file)
-    except Exception as error:  # a decoder raises whatever its parts do; all of it means the same
-        raise ValueError(f"{path} cannot be read as a picture: {_reason(error)}") from error
+            image = _decode(file)
+    except Exception as error:  # decoders raise errors of many types
+        raise ValueError(f"{path} cannot be read as an image: {_reason(error)}") from error
     try:
-        return _as_seen(picture)
+        return _to_srgb_on_white(image)
     except ValueError as error:
-        raise ValueError(f"{path} cannot be read as a picture: {error}") from error
+        raise ValueError(f"{path} cannot be read as an image: {error}") from error
 
 
-def _decoded(file: BinaryIO) -> Image.Image:
-    """The first frame of the picture in `file`, turned as its EXIF orientation says."""
+def _decode(file: BinaryIO) -> Image.Image:
+    """The first frame of the image in `file`, with its EXIF orientation applied."""
     start = file.read(26)
+    what: str | None
     if not start:
         raise ValueError("it is empty")
     if start[4:8] == b"ftyp" and start[8:12] in (b"heic", b"heix", b"mif1", b"msf1"):
-        what = "HEIC, as iPhones save pictures; save it as JPEG or PNG"
+        what = "HEIC, as iPhones save images; save it as JPEG or PNG"
     else:
-        what = next((w for s, w in _WHAT_ELSE.items() if start.lstrip().startswith(s)), None)
-    picture = _opened(file, what)
-    if picture.width * picture.height > MAX_PIXELS:
+        kinds = (k for first, k in _SIGNATURES.items() if start.lstrip().startswith(first))
+        what = next(kinds, None)
+    image = _open(file, what)
+    if image.width * image.height > MAX_PIXELS:
         raise ValueError(
-            f"it has {picture.width} x {picture.height} pixels, and at most {MAX_PIXELS:,} are read"
+            f"it has {image.width} x {image.height} pixels, and at most {MAX_PIXELS:,} are read"
         )
-    if picture.format == "PNG":
-        picture.verify()  # compares checksums, which load() does not
-        picture = _opened(file, what)
-        _scale_transparent_colour(picture, bits=start[24])
-    picture.load()
-    ImageOps.exif_transpose(picture, in_place=True)
-    return picture
+    if image.format == "PNG":
+        image.verify()  # compares checksums, which load() does not
+        image = _open(file, what)
+        _scale_transparent_colour(image, bits=start[24])
+    image.load()
+    ImageOps.exif_transpose(image, in_place=True)
+    return image
 
 
-def _opened(file: BinaryIO, what: str | None) -> Image.Image:
-    """The picture in `file`, still to be decoded; an error says that the file is `what`, if given."""
+def _open(file: BinaryIO, what: str | None) -> Image.Image:
+    """Open the image in `file` without decoding it; an error calls the file `what`, if given."""
     file.seek(0)
     try:
-        with _opening, warnings.catch_warnings():
+        with _open_lock, warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # MAX_PIXELS does it
             Image.init()
             return Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN])
@@ -110,56 +115,56 @@ def _reason(error: Exception) -> str:
     return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
-def _scale_transparent_colour(picture: Image.Image, bits: int) -> None:
-    """Bring the colour that means "transparent" in a PNG to 8 bits, as Pillow does with pixels alone.
+def _scale_transparent_colour(image: Image.Image, bits: int) -> None:
+    """Convert the transparent colour of a PNG to 8 bits; Pillow converts the pixels only.
 
-    (But for 16-bit grey, which Pillow leaves as it is.)
+    (Except for 16-bit grey, which Pillow does not convert.)
     """
 
     def scaled(level: int) -> int:
         return level * 255 // (2**bits - 1) if bits < 8 else level >> (bits - 8)
 
-    colour = picture.info.get("transparency")
-    if colour is not None and picture.mode in ("1", "L", "RGB"):
+    colour = image.info.get("transparency")
+    if colour is not None and image.mode in ("1", "L", "RGB"):
         grey = isinstance(colour, int)
-        picture.info["transparency"] = scaled(colour) if grey else tuple(map(scaled, colour))
+        image.info["transparency"] = scaled(colour) if grey else tuple(map(scaled, colour))
 
 
-def _as_seen(picture: Image.Image) -> Image.Image:
-    """A decoded picture in sRGB, on white."""
-    profile, gamma = picture.info.get("icc_profile"), picture.info.get("gamma")
-    if "srgb" in picture.info:
+def _to_srgb_on_white(image: Image.Image) -> Image.Image:
+    """`image`, decoded, in sRGB and on white if it is transparent."""
+    profile, gamma = image.info.get("icc_profile"), image.info.get("gamma")
+    if "srgb" in image.info:
         gamma = None
-    picture = _in_eight_bits(picture)
+    image = _to_8_bits(image)
     alpha = None
-    if picture.mode in ("LA", "RGBA"):
-        alpha = picture.getchannel("A")
-        picture = picture.convert("L" if picture.mode == "LA" else "RGB")
-    picture = _in_srgb(picture, profile, gamma)
+    if image.mode in ("LA", "RGBA"):
+        alpha = image.getchannel("A")
+        image = image.convert("L" if image.mode == "LA" else "RGB")
+    image = _to_srgb(image, profile, gamma)
     if alpha is None:
-        return picture
-    white = Image.new("RGB", picture.size, "white")
-    white.paste(picture, mask=alpha)
+        return image
+    white = Image.new("RGB", image.size, "white")
+    white.paste(image, mask=alpha)
     return white
 
 
-def _in_eight_bits(picture: Image.Image) -> Image.Image:
-    """`picture` in a mode with 8 bits a channel, with alpha in a channel of its own."""
-    tags = getattr(picture, "tag_v2", {})  # of a TIFF
+def _to_8_bits(image: Image.Image) -> Image.Image:
+    """`image` in a mode with 8 bits a channel, with transparency as an alpha channel."""
+    tags = getattr(image, "tag_v2", {})  # of a TIFF
     depths, formats = (
         np.atleast_1d(tags.get(tag, default)) for tag, default in ((258, 8), (339, 1))
     )
-    if picture.mode == "F" or not {*formats.tolist()} <= {1, 4}:
+    if image.mode == "F" or not {*formats.tolist()} <= {1, 4}:
         raise ValueError(
-            "it holds floating-point or signed numbers, for which viewers agree on no black and white; "
-            "save it with 8 or 16 bits a channel"
+            "it holds floating-point or signed numbers, for which viewers agree on no black and "
+            "white; save it with 8 or 16 bits a channel"
         )
-    transparent = picture.info.get("transparency")
-    if picture.mode.startswith("I"):
-        if picture.mode == "I" and picture.format not in ("PNG", "PPM"):  # there it means 16 bits
+    transparent = image.info.get("transparency")
+    if image.mode.startswith("I"):
+        if image.mode == "I" and image.format not in ("PNG", "PPM"):  # there it means 16 bits
             raise ValueError("it has 32 bits a channel; save it with 8 or 16")
         white = 2 ** int(depths[0]) - 1 if tags else 65535
-        levels = np.asarray(picture)
+        levels = np.asarray(image)
         table = np.round(np.arange(white + 1) * (255 / white)).astype(np.uint8)
         if tags.get(262) == 0:  # PhotometricInterpretation: 0 is white
             table = table[::-1]
@@ -167,16 +172,16 @@ def _in_eight_bits(picture: Image.Image) -> Image.Image:
         if transparent is not None:
             grey.putalpha(Image.fromarray(np.where(levels == transparent, 0, 255).astype(np.uint8)))
         return grey
-    if picture.mode in ("P", "PA", "RGBa") or transparent is not None:
-        return picture.convert("RGBA")
-    return picture.convert({"1": "L", "La": "LA"}.get(picture.mode, picture.mode))
+    if image.mode in ("P", "PA", "RGBa") or transparent is not None:
+        return image.convert("RGBA")
+    return image.convert({"1": "L", "La": "LA"}.get(image.mode, image.mode))
 
 
-def _in_srgb(picture: Image.Image, profile: bytes | None, gamma: float | None) -> Image.Image:
-    """`picture`, without alpha, in sRGB; `gamma` is what a PNG says of itself where it has no profile."""
-    converted = None if profile is None else _by_profile(picture, profile)
+def _to_srgb(image: Image.Image, profile: bytes | None, gamma: float | None) -> Image.Image:
+    """`image`, without alpha, in sRGB; `gamma` is that of a PNG without a profile."""
+    converted = None if profile is None else _apply_profile(image, profile)
     if converted is None:
-        converted = picture.convert("RGB")
+        converted = image.convert("RGB")
         exponent = 1 / (2.2 * gamma) if gamma and profile is None else 1.0
         if abs(exponent - 1) > 0.05:  # as libpng does
             converted = converted.point(
@@ -186,34 +191,34 @@ def _in_srgb(picture: Image.Image, profile: bytes | None, gamma: float | None) -
     return converted
 
 
-def _by_profile(picture: Image.Image, profile: bytes) -> Image.Image | None:
-    """`picture` from `profile` to sRGB; ``None`` if the profile is damaged, or of other colours."""
+def _apply_profile(image: Image.Image, profile: bytes) -> Image.Image | None:
+    """`image` converted from `profile` to sRGB; ``None`` if the profile is unusable."""
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         colours = source.profile.xcolor_space.strip()
         kinds = {"RGB": ("RGB", "L", "YCbCr"), "GRAY": ("L",), "CMYK": ("CMYK",)}
-        if picture.mode not in kinds.get(colours, ()):
+        if image.mode not in kinds.get(colours, ()):
             return None
-        picture = picture.convert("L" if colours == "GRAY" else colours)
+        image = image.convert("L" if colours == "GRAY" else colours)
         target = ImageCms.createProfile("sRGB")
-        return ImageCms.profileToProfile(picture, source, target, outputMode="RGB")
+        return ImageCms.profileToProfile(image, source, target, outputMode="RGB")
     except (ImageCms.PyCMSError, OSError):
         return None
 
 
 class FitInside(nn.Module):
-    """Scale pictures so that they just fit into a size, and fill what is left with black, on both sides.
+    """Resize images to fit inside a size, keeping their proportions, and pad them with black.
 
-    So nothing is squashed or cut off. Of 1,000 pictures of clothes, each cut out along its outline,
-    ``fashion-mnist-small`` tells 92 % when they go through this, 63 % when they are squashed, and 57 %
-    when the middle is cut out. It is also how Fashion-MNIST's pictures were made.
+    ``fashion-mnist-small`` classifies 92 % of 1,000 images of clothes, cut out along their
+    outlines, correctly after this transform, 63 % after a resize that ignores proportions, and 57 %
+    after a center crop. Fashion-MNIST's images were made in the same way.
 
     Args:
-        height, width: of the result, in pixels.
+        height, width: the size of the result, in pixels.
 
     Shape:
-        picture: a PIL picture, or a tensor of (…, H, W).
-        output: the same kind, `height` x `width` pixels.
+        image: a PIL image, or a tensor (…, H, W).
+        output: the same type, `height` x `width` pixels.
 
     Source: Xiao et al. 2017, https://arxiv.org/abs/1708.07747, section 2.
     """
@@ -223,22 +228,18 @@ class FitInside(nn.Module):
         super().__init__()
         self.height, self.width = height, width
 
-    def forward(self, picture: Any) -> Any:
-        height, width = transforms.get_size(picture)
+    def forward(self, image: Any) -> Any:
+        height, width = transforms.get_size(image)
         scale = min(self.height / height, self.width / width)
         size = [max(1, round(height * scale)), max(1, round(width * scale))]
-        return transforms.center_crop(transforms.resize(picture, size), [self.height, self.width])
+        return transforms.center_crop(transforms.resize(image, size), [self.height, self.width])
 
 
 def photograph(name: str) -> Image.Image:
-    """A photograph that ships with the package, in colour: one of :data:`PHOTOGRAPHS`.
-
-    Its shorter side has 300 pixels.
+    """A bundled colour photograph, one of :data:`PHOTOGRAPHS`; its shorter side has 300 pixels.
 
     Source and licence of each are in ``bundled/photographs.LICENSE``.
     """
     file = f"data/bundled/{arguments.one_of(PHOTOGRAPHS)('name', name)}.jpg"
-    with Image.open(
-        io.BytesIO(resources.files("densenet_tutorial").joinpath(file).read_bytes())
-    ) as picture:
-        return picture.convert("RGB")
+    content = resources.files("densenet_tutorial").joinpath(file).read_bytes()
+    return Image.open(io.BytesIO(content)).convert("RGB")

@@ -1,1 +1,5 @@
-"""What the results pages are made from: networks to compare with, and measurements."""
+"""The experiments behind the results pages: baselines, transfer learning, benchmarks."""
+
+from densenet_tutorial.experiments import baselines, benchmarks, transfer
+
+__all__ = ["baselines", "benchmarks", "transfer"]

@@ -1,7 +1,7 @@
-"""Plain and residual networks made of DenseNet's own parts, to compare wirings and nothing else.
+"""Plain and residual networks made of DenseNet's layers, which differ in their connections only.
 
-Each layer is a :class:`DenseLayer`, between blocks stands a :class:`Transition`, and stem, end and initialisation
-are DenseNet's. What differs is the wiring: a layer's output replaces what it read, or is added to it.
+The layers are :class:`DenseLayer`, with :class:`Transition` between blocks; stem, classifier and
+initialisation are DenseNet's. A layer's output replaces its input, or is added to it.
 """
 
 import bisect
@@ -20,13 +20,13 @@ WIRINGS = ("plain", "residual")
 
 
 class StackedNet(nn.Module):
-    """A network of as many layers as a DenseNet with the same `block_config`, wired plainly or residually.
+    """A plain or residual network with as many layers as a DenseNet of the same `block_config`.
 
     Args:
         wiring: ``"plain"``, x = H(x), or ``"residual"``, x = x + H(x).
-        width: channels in the first block; each later block has twice as many as the one before it.
-        block_config: layers in each block.
-        num_classes: classes to tell apart.
+        width: channels in the first block; each later block has twice as many as the previous one.
+        block_config: number of layers in each block.
+        num_classes: number of classes.
         in_channels: channels of an input image.
 
     Shape:
@@ -34,9 +34,9 @@ class StackedNet(nn.Module):
         output: (N, num_classes), logits.
 
     Raises:
-        ValueError: an argument is out of its range.
+        ValueError: an argument is out of range.
 
-    Source: He et al. 2016, https://arxiv.org/abs/1603.05027 (layers that begin with norm and ReLU).
+    Source: He et al. 2016, https://arxiv.org/abs/1603.05027 (pre-activation layers).
     """
 
     @arguments.check(
@@ -65,8 +65,8 @@ class StackedNet(nn.Module):
                 self.features.add_module(f"transition{i - 1}", Transition(channels, 2 * channels))
                 channels *= 2
             for j in range(1, num_layers + 1):
-                # As wide at its narrow place as everywhere else: with a bottleneck of its own width, a layer
-                # has the 1x1 and the 3x3 convolution of a dense layer, and no other.
+                # With a bottleneck as wide as its input, a layer has the 1x1 and the 3x3
+                # convolution of a dense layer.
                 layer = DenseLayer(channels, channels, bn_size=1, drop_rate=0.0)
                 self.features.add_module(f"block{i}_layer{j}", layer)
         self.features.norm5 = nn.BatchNorm2d(channels)
@@ -91,10 +91,10 @@ class StackedNet(nn.Module):
     wiring=one_of(WIRINGS),
 )
 def of_equal_budget(reference: DenseNet, wiring: str) -> StackedNet:
-    """The :class:`StackedNet` as deep as `reference` whose number of parameters is nearest to its.
+    """The :class:`StackedNet` with the depth of `reference` and nearly as many parameters.
 
-    Its width is what is chosen. Depth, classes and channels of a picture are those of `reference`, which must have
-    the CIFAR stem and bottlenecks, as a :class:`StackedNet` has.
+    The function chooses the width. Classes and input channels are those of `reference`, which must
+    have the CIFAR stem and bottlenecks, as a :class:`StackedNet` has.
 
     Raises:
         ValueError: `reference` is another kind of network.
@@ -111,12 +111,12 @@ def of_equal_budget(reference: DenseNet, wiring: str) -> StackedNet:
             wiring,
             width,
             [len(block) for block in blocks],
-            reference.classifier.out_features,
+            reference.num_classes,
             in_channels=reference.in_channels,
         )
 
     def gap(width: int) -> int:
-        with torch.device("meta"):  # counts without memory, and draws no random numbers
+        with torch.device("meta"):  # needs no memory and draws no random numbers
             return count(stacked(width)) - count(reference)
 
     too_wide = 2
@@ -128,5 +128,5 @@ def of_equal_budget(reference: DenseNet, wiring: str) -> StackedNet:
 
 @arguments.check(model=arguments.module)
 def count(model: nn.Module) -> int:
-    """Learnable numbers in `model`."""
+    """Number of parameters of `model`."""
     return sum(p.numel() for p in model.parameters())

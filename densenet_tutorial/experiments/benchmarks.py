@@ -1,6 +1,6 @@
-"""Side by side with torchvision, on the reader's device: ``python -m densenet_tutorial benchmark memory``.
+"""Benchmarks against torchvision: ``python -m densenet_tutorial benchmark memory``.
 
-All models stand in one process and take turns, so that a change of the machine's load or temperature meets all of them.
+All models take turns in one process, so that changes of load or temperature affect all of them.
 """
 
 import copy
@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, is_dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,28 +35,30 @@ _MIB = 2**20
 _table = sequence_of(sequence_of(arguments.text))
 
 
-def _of_a_dataclass(value: Any) -> Any:
+def _dataclass_instance(value: Any) -> Any:
     if not is_dataclass(value) or isinstance(value, type):
         raise TypeError
     return value
 
 
 @dataclass(frozen=True)
-class MemoryFigures:
-    """What one model needs for a training step, forward and backward.
+class MemoryMeasurement:
+    """Memory and time of one model's training step, forward and backward.
 
     Attributes:
-        name: whose model, and its `memory_efficient`.
-        saved: bytes that autograd holds between forward and backward (:func:`memory.saved_activation_bytes`).
-        resident: bytes by which the forward pass makes the process grow (on a GPU, what it has allocated there).
-        peak: most bytes allocated on the GPU during a step, with the model.
-        largest_batch: images that fit on the GPU for one step, to within an eighth.
-        seconds: of the repeated steps, in order.
+        name: "ours" or "torchvision", and the `memory_efficient` mode.
+        saved: bytes that autograd holds between forward and backward pass
+            (:func:`memory.saved_activation_bytes`).
+        resident: growth of the process during the forward pass, in bytes (on a GPU: of the
+            allocated memory).
+        peak: maximum number of bytes allocated on the GPU during a step, model included.
+        largest_batch: number of images that fit on the GPU for one step, within an eighth.
+        seconds: durations of the repeated steps, in order.
         ratio: the median of `seconds`, divided by that of the first model.
-        from_plain: how far the gradients are from our plain model's.
-        from_float64: how far they are from those that our plain model has in float64.
+        from_plain: relative distance of the gradients from our plain model's.
+        from_float64: relative distance of the gradients from our plain model's in float64.
 
-    What was not measured is ``None``, such as `peak` and `largest_batch` on a CPU.
+    Values that were not measured are ``None``, such as `peak` and `largest_batch` on a CPU.
     """
 
     name: str
@@ -71,26 +74,26 @@ class MemoryFigures:
 
 @arguments.check(name=one_of(network.CONFIGS))
 def models(name: str) -> dict[str, Callable[[], nn.Module]]:
-    """What builds each model to compare: torchvision's two, where it has a model of this `name`, and our modes."""
+    """Builders of the models to compare: torchvision's two, if it has this model, and our modes."""
     found: dict[str, Callable[[], nn.Module]] = {}
     theirs = getattr(torchvision.models, name, None)
     if theirs is not None:
         found["torchvision"] = theirs
-        found["torchvision, memory-efficient"] = lambda: theirs(memory_efficient=True)
+        found["torchvision, memory-efficient"] = partial(theirs, memory_efficient=True)
     for mode in (mode for mode in memory.MODES if mode is not True):
         label = f"ours, {mode}" if mode else "ours"
-        found[label] = lambda mode=mode: network.densenet(name, memory_efficient=mode)
+        found[label] = partial(network.densenet, name, memory_efficient=mode)
     return found
 
 
-def _fits_the_model(name: str, image_size: int) -> None:
-    with torch.device("meta"):  # without its memory
+def _check_image_size(name: str, image_size: int) -> None:
+    with torch.device("meta"):  # needs no memory
         least = network.densenet(name).min_size
     arguments.integer(least)("image_size", image_size)
 
 
 @arguments.check(
-    _fits_the_model,
+    _check_image_size,
     name=one_of(network.CONFIGS),
     batch_size=positive_int,
     image_size=positive_int,
@@ -106,10 +109,11 @@ def compare_memory(
     repeats: int = 10,
     device: torch.device | str = "cpu",
     quick: bool = False,
-) -> list[MemoryFigures]:
+) -> list[MemoryMeasurement]:
     """Memory and time of a training step of each of :func:`models`.
 
-    If `quick`, what is saved and the seconds alone: the rest takes a fresh process for every model, or fills the GPU.
+    If `quick`, only `saved` and `seconds` are measured; the rest needs a new process for every
+    model, or fills the GPU.
     """
     device = torch.device(device)
     shape = (batch_size, 3, image_size, image_size)
@@ -127,9 +131,9 @@ def compare_memory(
             peak = _peak_bytes(model, x)
             largest_batch = _largest_batch(model, x)
         elif not quick:
-            resident = _resident_apart(name, label, shape)
+            resident = _resident_in_subprocess(name, label, shape)
         found.append(
-            MemoryFigures(
+            MemoryMeasurement(
                 name=label,
                 saved=memory.saved_activation_bytes(model, x),
                 resident=resident,
@@ -149,37 +153,34 @@ def _step(model: nn.Module, x: Tensor) -> None:
 
 
 def _step_seconds(models: list[nn.Module], x: Tensor, repeats: int) -> list[list[float]]:
-    """Seconds of a step, `repeats` times for every model, in turns; every other round the other way round."""
+    """Seconds per step, `repeats` of every model in turns; every other round in reverse order."""
     seconds: list[list[float]] = [[] for _ in models]
     for i in range(-1, repeats):  # the first round warms up
         turns = list(zip(models, seconds, strict=True))
         for model, times in turns if i % 2 else reversed(turns):
-            _wait(x.device)
+            _synchronize(x.device)
             start = time.perf_counter()
             _step(model, x)
-            _wait(x.device)
+            _synchronize(x.device)
             if i >= 0:
                 times.append(time.perf_counter() - start)
     return seconds
 
 
 def _gradient_distances(models: dict[str, nn.Module], x: Tensor) -> dict[str, dict[str, float]]:
-    """How far the gradients of each model are from those of our plain one, and from float64.
+    """By label: distances of the gradients from the plain model's, and from those in float64.
 
-    All models get the weights of the one that is called "ours". The distance of two gradients is the
-    norm of their difference over the norm of the second; of a model, the median over its parameters.
-
-    Returns:
-        by label, ``from_plain`` and ``from_float64``.
+    All models get the weights of "ours". The distance of two gradients is the norm of their
+    difference divided by the norm of the second; a model's is the median over its parameters.
     """
-    plain = models["ours"]
+    plain: Any = models["ours"]
     labels = torch.arange(len(x), device=x.device) % plain.num_classes
 
     def gradients(model: nn.Module, x: Tensor) -> list[Tensor]:
         model.load_state_dict(plain.state_dict())
         model.zero_grad()
         F.cross_entropy(model(x), labels).backward()
-        found = [p.grad.double() for p in model.parameters()]
+        found = [p.grad.double() for p in model.parameters() if p.grad is not None]
         model.zero_grad()
         return found
 
@@ -190,7 +191,7 @@ def _gradient_distances(models: dict[str, nn.Module], x: Tensor) -> dict[str, di
     start = copy.deepcopy(plain.state_dict())
     exact = gradients(copy.deepcopy(plain).double(), x.double())
     single = gradients(plain, x)
-    plain.load_state_dict(start)  # its running statistics have moved
+    plain.load_state_dict(start)  # restores the running statistics
     found = {}
     for label, model in models.items():
         ours = single if model is plain else gradients(model, x)
@@ -201,26 +202,26 @@ def _gradient_distances(models: dict[str, nn.Module], x: Tensor) -> dict[str, di
     return found
 
 
-def _wait(device: torch.device) -> None:
+def _synchronize(device: torch.device) -> None:
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
 
 
 @arguments.check(model=arguments.module, x=arguments.tensor("floats", "N, C, H, W"))
 def resident_bytes(model: nn.Module, x: Tensor) -> int | None:
-    """Bytes by which ``model(x)`` makes this process, or what it has allocated on the GPU, grow.
+    """Growth of this process, or of the memory allocated on the GPU, during ``model(x)``, in bytes.
 
     On a CPU, call it in a process that has done nothing else. ``None`` on systems other than Linux.
     """
-    _step(model, x)  # what is allocated once, for good
-    before = _held(x.device)
+    _step(model, x)  # warm-up, for memory that is allocated once
+    before = _memory_in_use(x.device)
     output = model(x)
-    after = _held(x.device)
+    after = _memory_in_use(x.device)
     del output
     return None if before is None or after is None else after - before
 
 
-def _held(device: torch.device) -> int | None:
+def _memory_in_use(device: torch.device) -> int | None:
     gc.collect()
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
@@ -232,8 +233,8 @@ def _held(device: torch.device) -> int | None:
     return resident_pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def _resident_apart(name: str, label: str, shape: tuple[int, ...]) -> int | None:
-    """:func:`resident_bytes` of one of :func:`models`, in a fresh process."""
+def _resident_in_subprocess(name: str, label: str, shape: tuple[int, ...]) -> int | None:
+    """:func:`resident_bytes` of one of :func:`models`, in a new process."""
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=spawn) as process:
         return process.submit(_resident_of, name, label, shape).result()
@@ -250,7 +251,7 @@ def _peak_bytes(model: nn.Module, x: Tensor) -> int:
 
 
 def _largest_batch(model: nn.Module, x: Tensor) -> int:
-    """Images of `x`'s size that fit for one step: doubled until they do not, then to within an eighth."""
+    """Number of images like `x` that fit on the GPU for one step, within an eighth."""
 
     def fits(images: int) -> bool:
         try:
@@ -274,11 +275,11 @@ def _largest_batch(model: nn.Module, x: Tensor) -> int:
 
 
 @arguments.check(
-    figures=sequence_of(arguments.instance_of(MemoryFigures, "a MemoryFigures")),
+    figures=sequence_of(arguments.instance_of(MemoryMeasurement, "a MemoryMeasurement")),
     batch_size=positive_int,
 )
-def memory_rows(figures: list[MemoryFigures], batch_size: int) -> list[tuple[str, ...]]:
-    """The figures as the rows of a table with a heading, memory in MiB per image; without columns that say nothing."""
+def memory_rows(figures: list[MemoryMeasurement], batch_size: int) -> list[tuple[str, ...]]:
+    """The rows of a table with a header, memory in MiB per image; without empty columns."""
 
     def mib(value: int | None) -> str:
         return "–" if value is None else f"{value / batch_size / _MIB:.1f}"
@@ -286,10 +287,8 @@ def memory_rows(figures: list[MemoryFigures], batch_size: int) -> list[tuple[str
     def distance(value: float | None) -> str:
         return "–" if value is None else f"{value:.0e}" if value else "0"
 
-    rows = [
-        ("Model", "Saved", "Resident", "Peak", "Batch", "Step, s", "from", "to", "Ratio")
-        + ("From plain", "From float64")
-    ]
+    header = ("Model", "Saved", "Resident", "Peak", "Batch", "Step, s", "from", "to", "Ratio")
+    rows: list[tuple[str, ...]] = [(*header, "From plain", "From float64")]
     for f in figures:
         times = (statistics.median(f.seconds), min(f.seconds), max(f.seconds))
         rows.append(
@@ -314,7 +313,7 @@ def _equal_lengths(rows: list[tuple[str, ...]]) -> None:
 
 @arguments.check(_equal_lengths, rows=_table)
 def as_text(rows: list[tuple[str, ...]]) -> str:
-    """`rows` as lines, with columns as wide as they need to be."""
+    """`rows` as lines of text, with aligned columns."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(f"{cell:>{width}}" if i else f"{cell:<{width}}" for i, (cell, width) in cells)
@@ -335,7 +334,7 @@ def _is_no_table(path: str | Path) -> None:
     path=arguments.path,
     command=arguments.text,
     setting=arguments.instance_of(dict, "a dict"),
-    figures=sequence_of(Check("an object of a dataclass", _of_a_dataclass)),
+    figures=sequence_of(Check("an instance of a dataclass", _dataclass_instance)),
     rows=_table,
 )
 def write_results(
@@ -345,7 +344,7 @@ def write_results(
     figures: Sequence[Any],
     rows: list[tuple[str, ...]],
 ) -> None:
-    """Write the figures, and what they were measured with, on and when, to `path`; and `rows` to a .csv beside it."""
+    """Write measurements and their metadata as JSON to `path`, and `rows` to a .csv beside it."""
     content = {
         "command": command,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),

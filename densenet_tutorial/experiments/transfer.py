@@ -1,10 +1,12 @@
-"""What trained weights are worth on another task with few labels: the experiment of chapter 08.
+"""Transfer learning with few labels: the experiment of chapter 08.
 
-The task is to tell ten handwritten digits apart, from a few labelled pictures of each. A network of the size of
-``fashion-mnist-small`` starts in one of three ways (:data:`STARTS`) and gets the same pictures and the same number of
-steps. This made the results file, two lengths of run and two learning rates for each:
+The task is to classify handwritten digits, with a few labelled images of each. A network of the
+size of ``fashion-mnist-small`` starts in one of three ways (:data:`STARTS`), with the same images
+and the same number of steps. This wrote the results file, for two numbers of epochs and two
+learning rates:
 
-    python -m densenet_tutorial.experiments.transfer --output densenet_tutorial/experiments/results/transfer.csv
+    python -m densenet_tutorial.experiments.transfer \\
+        --output densenet_tutorial/experiments/results/transfer.csv
 """
 
 import argparse
@@ -23,8 +25,8 @@ from densenet_tutorial.utils import arguments, environment, files
 
 WEIGHTS = "fashion-mnist-small"
 
-#: From scratch: random weights. Frozen: trained ones, of which the classifier alone, which is new, goes on learning.
-#: Fine-tuned: trained ones, all of which go on learning.
+#: From scratch: random weights. Frozen: pretrained weights, only the new classifier is trained.
+#: Fine-tuned: pretrained weights, all of them are trained.
 STARTS = ("from scratch", "frozen", "fine-tuned")
 
 
@@ -32,13 +34,15 @@ STARTS = ("from scratch", "frozen", "fine-tuned")
     per_class=arguments.positive_int, seed=arguments.non_negative_int, tests=arguments.positive_int
 )
 def few_labels(per_class: int, seed: int, tests: int = 200) -> data.ImageDataset:
-    """The digits, scaled to the 28 x 28 pixels of Fashion-MNIST, with few to train on.
+    """The data set "digits", resized to Fashion-MNIST's 28 x 28 pixels, with few training images.
 
-    `per_class` training pictures of each are drawn by `seed`. The first `tests` test pictures are the
-    same for every seed.
+    Args:
+        per_class: number of training images of each class.
+        seed: seed for their choice.
+        tests: number of test images, the same ones for every seed.
 
     Raises:
-        ValueError: an argument is out of its range, or there are not so many pictures.
+        ValueError: an argument is out of range, or there are not so many images.
     """
     digits = data.load_dataset("digits")
     least = int(digits.train_labels.bincount().min())
@@ -63,12 +67,13 @@ def few_labels(per_class: int, seed: int, tests: int = 200) -> data.ImageDataset
 
 @arguments.check(start=arguments.one_of(STARTS), seed=arguments.non_negative_int)
 def started(start: str, seed: int) -> DenseNet:
-    """The network at the beginning of a run; what is random in it is drawn by `seed`."""
+    """The network at the start of a run; `seed` determines its random weights."""
     torch.manual_seed(seed)
     model = densenet("densenet_bc", weights=WEIGHTS, head="new")
     if start == "from scratch":
-        fresh = {"growth_rate": 24, "block_config": (1, 4, 8), "bn_size": 2, "in_channels": 1}
-        model = densenet("densenet_bc", **fresh)
+        model = densenet(
+            "densenet_bc", growth_rate=24, block_config=(1, 4, 8), bn_size=2, in_channels=1
+        )
     if start == "frozen":
         training.freeze(model.features)
     return model
@@ -84,7 +89,7 @@ def started(start: str, seed: int) -> DenseNet:
 def run(
     start: str, seed: int, *, per_class: int = 10, epochs: int = 5, lr: float = 0.05
 ) -> list[float]:
-    """Test accuracy (0 to 1) after each epoch of a run on the few-label task, in batches of 10."""
+    """Test accuracy (0 to 1) after each epoch of a run with few labels, in batches of 10."""
     recipe = training.Recipe(
         epochs=epochs, batch_size=10, lr=lr, schedule="one-cycle", weight_decay=5e-4, seed=seed
     )
@@ -94,7 +99,7 @@ def run(
 
 
 def results() -> dict[tuple[int, float, str], list[float]]:
-    """The final accuracies in the results file, one for each seed, by epochs, learning rate and start."""
+    """The final accuracies in the results file, by epochs, learning rate and start; per seed."""
     found: dict[tuple[int, float, str], list[float]] = {}
     text = (Path(__file__).parent / "results" / "transfer.csv").read_text(encoding="utf-8")
     for row in csv.DictReader(io.StringIO(text)):
@@ -104,7 +109,7 @@ def results() -> dict[tuple[int, float, str], list[float]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Transfer learning with few labels.")
     parser.add_argument("--epochs", type=int, nargs="+", default=[5, 15])
     parser.add_argument("--lr", type=float, nargs="+", default=[0.05, 0.1])
     parser.add_argument("--seeds", type=int, default=3)

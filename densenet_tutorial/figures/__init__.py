@@ -1,4 +1,7 @@
-"""Every figure of the book, drawn from real modules, tensors or measurements; each function returns its figure."""
+"""Every figure of the book, drawn from modules, tensors or measurements.
+
+Each function returns its figure.
+"""
 
 from densenet_tutorial.figures.building import (
     channels,
@@ -24,7 +27,7 @@ from densenet_tutorial.figures.plots import (
     feature_maps,
     history,
     images,
-    spread,
+    mean_and_range,
     stacked_bars,
 )
 from densenet_tutorial.figures.style import png
@@ -44,10 +47,10 @@ __all__ = [
     "gradient_norms",
     "history",
     "images",
+    "mean_and_range",
     "png",
     "receptive_fields",
     "shapes",
-    "spread",
     "stacked_bars",
     "time_and_memory",
 ]

@@ -1,4 +1,4 @@
-"""Drawings of chapters 1 to 5: what reads what, how channels grow, shapes, receptive fields, costs."""
+"""Figures of chapters 1 to 5: connections, channels, shapes, receptive fields, costs."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -22,8 +22,8 @@ from densenet_tutorial.layers import DenseBlock
 from densenet_tutorial.utils import arguments
 
 
-def _as_block(value: Any) -> DenseBlock:
-    # By what it can do: a reader's own class, built up in chapter 03, is one as well.
+def _as_block(value: Any) -> Any:
+    # Duck typing, for the reader's own class from chapter 03.
     if not isinstance(value, nn.ModuleDict) or not value:
         raise TypeError
     if not all(
@@ -36,9 +36,9 @@ def _as_block(value: Any) -> DenseBlock:
 _block = arguments.Check("a DenseBlock", _as_block)
 
 
-def _growth(block: DenseBlock) -> tuple[list[str], list[int]]:
-    """Names and channel counts of everything that a block concatenates, read off its layers."""
-    layers = list(block.values())
+def _sources(block: DenseBlock) -> tuple[list[str], list[int]]:
+    """Names and channels of everything that a block concatenates."""
+    layers: list[Any] = list(block.values())
     return (
         ["input", *(f"layer {i}" for i in range(1, len(layers) + 1))],
         [layers[0].norm1.num_features, *(layer.growth_rate for layer in layers)],
@@ -48,8 +48,8 @@ def _growth(block: DenseBlock) -> tuple[list[str], list[int]]:
 @arguments.check(block=_block)
 @styled
 def connectivity(block: DenseBlock) -> Figure:
-    """Every connection of `block`: an arc from each source of feature maps to each layer that reads it."""
-    names, channels = _growth(block)
+    """Every connection of `block`: arcs from each source to each layer that reads it."""
+    names, channels = _sources(block)
     figure, axes = new_figure(6.4, 3.3)
     count = len(channels)
     for target in range(1, count):
@@ -94,8 +94,8 @@ def connectivity(block: DenseBlock) -> Figure:
 @arguments.check(block=_block)
 @styled
 def channels(block: DenseBlock) -> Figure:
-    """What each layer of `block` reads, and what leaves the block, stacked by where the channels come from."""
-    names, widths = _growth(block)
+    """Input channels of each layer of `block`, and its output channels, stacked by source."""
+    names, widths = _sources(block)
     figure, axes = new_figure(6.4, 3.8)
     readers = [*names[1:], "output"]
     for source, (name, width) in enumerate(zip(names, widths)):
@@ -123,9 +123,9 @@ def channels(block: DenseBlock) -> Figure:
 @arguments.check(features=arguments.mapping_of(arguments.tensor("numbers", "N, C, H, W")))
 @styled
 def shapes(features: Mapping[str, Tensor]) -> Figure:
-    """The tensor after each part: height of a box for height and width, width of it for the channels.
+    """The features after each part as a bar: its length shows channels, its thickness the height.
 
-    `features` is what :meth:`DenseNet.intermediate_features` returns.
+    `features` is the result of :meth:`DenseNet.intermediate_features`.
     """
     figure, axes = new_figure(6.4, 1.0 + 0.42 * len(features))
     sizes = {name: tuple(tensor.shape[1:]) for name, tensor in features.items()}
@@ -156,7 +156,7 @@ def shapes(features: Mapping[str, Tensor]) -> Figure:
 )
 @styled
 def receptive_fields(fields: Sequence[ReceptiveField], image_size: int) -> Figure:
-    """The receptive fields after each part, from the channel that sees least to the one that sees most."""
+    """The receptive fields after each part, from the smallest to the largest."""
     figure, axes = new_figure(6.4, 1.3 + 0.4 * len(fields))
     for row, field in enumerate(fields):
         axes.plot(
@@ -190,7 +190,7 @@ def receptive_fields(fields: Sequence[ReceptiveField], image_size: int) -> Figur
 @arguments.check(parts=arguments.sequence_of(arguments.instance_of(PartCost, "a PartCost")))
 @styled
 def costs(parts: Sequence[PartCost]) -> Figure:
-    """Each part's share of the parameters and of the multiply-adds, side by side."""
+    """Each part's fraction of the parameters and of the multiply-adds."""
     figure, axes = new_figure(6.4, 1.2 + 0.5 * len(parts))
     total_parameters = sum(part.parameters for part in parts)
     total_operations = sum(part.multiply_adds for part in parts)
@@ -204,17 +204,13 @@ def costs(parts: Sequence[PartCost]) -> Figure:
             "//",
         ),
     )
-    for i, (label, shares, color, hatch) in enumerate(series):
+    for i, (label, fractions, color, hatch) in enumerate(series):
         at = rows + (i - 0.5) * 0.38
-        axes.barh(at, shares, height=0.36, color=color, hatch=hatch, edgecolor="white", label=label)
-        for y, share in zip(at, shares):
-            axes.text(
-                share + 0.005,
-                y,
-                f"{share:.0%}" if share >= 0.005 else "<1%",
-                va="center",
-                fontsize=10,
-            )
+        style = {"color": color, "hatch": hatch, "edgecolor": "white", "label": label}
+        axes.barh(at, fractions, height=0.36, **style)
+        for y, fraction in zip(at, fractions):
+            shown = f"{fraction:.0%}" if fraction >= 0.005 else "<1%"
+            axes.text(fraction + 0.005, y, shown, va="center", fontsize=10)
     axes.set_yticks(rows, [part.name for part in parts])
     axes.invert_yaxis()
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")

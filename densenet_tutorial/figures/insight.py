@@ -1,12 +1,12 @@
-"""Drawings of chapter 09: feature reuse, gradients, cut connections, Grad-CAM, receptive fields."""
+"""Figures of chapter 09: feature reuse, gradients, connections, Grad-CAM, receptive fields."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import FixedLocator, NullLocator
 from torch import Tensor
 
 from densenet_tutorial.figures.style import COLORS, GREY, MARKERS, new_figure, set_title, styled
@@ -23,11 +23,11 @@ def _costs_and_reuse(value: Any) -> tuple[tuple[ConnectionCost, ...], Tensor]:
     return each.convert(costs), _matrix.convert(reuse)
 
 
-def _one_each(pictures: Tensor, maps: Tensor, titles: Sequence[str]) -> None:
+def _one_each(images: Tensor, maps: Tensor, titles: Sequence[str]) -> None:
     for name, values in (("maps", maps), ("titles", titles)):
-        if len(values) != len(pictures):
+        if len(values) != len(images):
             raise ValueError(
-                f"{name} must be {len(pictures)}, one for each picture, got {arguments.shown(values)}"
+                f"{name} must be {len(images)}, one for each image, got {arguments.shown(values)}"
             )
 
 
@@ -42,10 +42,11 @@ def _known(fields: Mapping[str, Tensor], theoretical: Mapping[str, int]) -> None
 @arguments.check(rows=mapping_of(mapping_of(_matrix)), title=text)
 @styled
 def feature_reuse_maps(rows: Mapping[str, Mapping[str, Tensor]], *, title: str) -> Figure:
-    """Heat maps of :func:`insight.feature_reuse`, a row of panels for each entry of `rows`, a panel for each block.
+    """Heat maps of :func:`insight.feature_reuse`: a row of panels per entry, a panel per block.
 
-    Colours compare the sources of one reader: each column is divided by its largest value. A disc marks the source
-    that a reader reads most, a cross the one that it reads least; a frame stands around what reads the block's output.
+    Each column is divided by its maximum, so colours compare the sources of one reader. A disc
+    marks the maximum of a column, a cross its minimum; a frame marks the reader of the block's
+    output.
     """
     blocks = list(next(iter(rows.values())))
     sizes = [len(matrix) for matrix in next(iter(rows.values())).values()]
@@ -60,10 +61,10 @@ def feature_reuse_maps(rows: Mapping[str, Mapping[str, Tensor]], *, title: str) 
     for line, (name, matrices) in zip(axes, rows.items()):
         for place, (block, matrix) in zip(line, matrices.items()):
             count = len(matrix)
-            shares = (matrix / matrix.nan_to_num().max(0).values).cpu()
-            picture = place.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
+            relative = (matrix / matrix.nan_to_num().max(0).values).cpu()
+            image = place.imshow(relative.numpy(), cmap="Blues", vmin=0, vmax=1)
             for column in range(count):
-                read = shares[: column + 1, column]
+                read = relative[: column + 1, column]
                 most, least = int(read.argmax()), int(read.argmin())
                 place.plot(column, most, "o", color="white", markersize=4)
                 if column:
@@ -80,7 +81,7 @@ def feature_reuse_maps(rows: Mapping[str, Mapping[str, Tensor]], *, title: str) 
             for side in place.spines.values():
                 side.set_visible(False)
         line[0].set_ylabel(f"{name}\nsource", fontsize=10.5)
-    bar = figure.colorbar(picture, ax=axes, location="bottom", shrink=0.6, pad=0.02, aspect=30)
+    bar = figure.colorbar(image, ax=axes, location="bottom", shrink=0.6, pad=0.02, aspect=30)
     bar.set_label("weight, relative to the column's largest", fontsize=10.5)
     set_title(figure, title)
     return figure
@@ -91,7 +92,7 @@ def feature_reuse_maps(rows: Mapping[str, Mapping[str, Tensor]], *, title: str) 
 )
 @styled
 def gradient_norms(series: Mapping[str, Tensor], *, title: str) -> Figure:
-    """Gradient sizes through depth, (seeds, layers) for each network: the median, and a band from least to most."""
+    """Gradient norms by depth, (seeds, layers) for each network: median and range."""
     figure, axes = new_figure(6.4, 4.2)
     for i, (name, values) in enumerate(series.items()):
         depth = np.arange(1, values.shape[1] + 1)
@@ -113,7 +114,8 @@ def gradient_norms(series: Mapping[str, Tensor], *, title: str) -> Figure:
 
 @arguments.check(
     measured=mapping_of(
-        Check("what connection_costs and feature_reuse return", _costs_and_reuse), most=len(MARKERS)
+        Check("the results of connection_costs and feature_reuse", _costs_and_reuse),
+        most=len(MARKERS),
     ),
     title=text,
     name_above=arguments.finite_number,
@@ -125,11 +127,11 @@ def connection_costs(
     title: str,
     name_above: float = 0.03,
 ) -> Figure:
-    """The accuracy that each connection's removal costs, against the weight with which it is read.
+    """The accuracy lost without each connection, against the mean absolute weight of that one.
 
-    `measured` holds, by block, what :func:`insight.connection_costs` and :func:`insight.feature_reuse` return.
-    Bars are two standard errors; a symbol is filled where its bar does not reach zero, and named where the drop
-    exceeds `name_above`.
+    `measured` has, by block, the results of :func:`insight.connection_costs` and
+    :func:`insight.feature_reuse`. Bars are two standard errors; a marker is filled if its bar does
+    not reach zero, and labelled if the drop exceeds `name_above`.
     """
     figure, axes = new_figure(6.4, 4.4)
     for i, (block, (costs, reuse)) in enumerate(measured.items()):
@@ -159,8 +161,8 @@ def connection_costs(
     axes.plot([], [], "o", color=GREY, markerfacecolor="white", label="not told from zero")
     axes.axhline(0, color=GREY, linewidth=1)
     axes.set_xscale("log")
-    axes.xaxis.set_major_locator(plt.FixedLocator([0.01, 0.02, 0.05, 0.1, 0.2]))
-    axes.xaxis.set_minor_locator(plt.NullLocator())
+    axes.xaxis.set_major_locator(FixedLocator([0.01, 0.02, 0.05, 0.1, 0.2]))
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.set(
         xlabel="mean absolute weight of the connection (log scale)",
@@ -173,28 +175,28 @@ def connection_costs(
 
 @arguments.check(
     _one_each,
-    pictures=tensor("numbers", "N, C, H, W"),
+    images=tensor("numbers", "N, C, H, W"),
     maps=tensor("floats", "N, h, w"),
     titles=sequence_of(text),
     title=text,
 )
 @styled
-def grad_cam_maps(pictures: Tensor, maps: Tensor, titles: Sequence[str], *, title: str) -> Figure:
-    """Pictures (N, C, H, W), their Grad-CAM maps (N, h, w) as they were computed, and the same maps smoothed."""
-    columns = len(pictures)
+def grad_cam_maps(images: Tensor, maps: Tensor, titles: Sequence[str], *, title: str) -> Figure:
+    """Images (N, C, H, W), their Grad-CAM maps (N, h, w), and the same maps interpolated."""
+    columns = len(images)
     figure, axes = new_figure(
         6.4, 0.8 + 3.2 * 6.0 / columns, nrows=3, ncols=columns, squeeze=False, sharex=True
     )
-    height, width = pictures.shape[2:]
+    height, width = images.shape[2:]
     extent = (-0.5, width - 0.5, height - 0.5, -0.5)
     for i in range(columns):
-        picture = pictures[i].float().mean(0).cpu().numpy()
+        image = images[i].float().mean(0).cpu().numpy()
         heat = maps[i].cpu().numpy()
-        axes[0, i].imshow(picture, cmap="gray_r")
+        axes[0, i].imshow(image, cmap="gray_r")
         axes[0, i].set_title(titles[i], fontsize=10.5, fontweight="normal")
         axes[1, i].imshow(heat, cmap="viridis", vmin=0, extent=extent, interpolation="nearest")
         axes[2, i].imshow(heat, cmap="viridis", vmin=0, extent=extent, interpolation="bicubic")
-        axes[2, i].contour(picture, levels=[float(picture.max()) / 5], colors="white")
+        axes[2, i].contour(image, levels=[float(image.max()) / 5], colors="white")
     labels = ("picture", f"{maps.shape[1]} × {maps.shape[2]} numbers", "smoothed")
     for line, label in zip(axes, labels):
         line[0].set_ylabel(label, fontsize=10.5)
@@ -219,9 +221,10 @@ def grad_cam_maps(pictures: Tensor, maps: Tensor, titles: Sequence[str], *, titl
 def effective_receptive_fields(
     fields: Mapping[str, Tensor], theoretical: Mapping[str, int], *, title: str
 ) -> Figure:
-    """Maps (H, W) of :func:`insight.effective_receptive_field`, with the sides of two squares in pixels.
+    """Effective receptive fields (H, W), each with two squares, whose sides are in its title.
 
-    Dashed: the receptive field, from `theoretical`, as far as it fits into the picture. Solid: the effective one.
+    The dashed square is the theoretical receptive field, clipped to the image; the solid one is the
+    effective receptive field.
     """
     columns = 2
     rows = -(-len(fields) // columns)
@@ -234,10 +237,9 @@ def effective_receptive_fields(
         rows_and_columns = (field > 0).nonzero().double()
         middle = (rows_and_columns.min(0).values + rows_and_columns.max(0).values) / 2
         for side, style, color in ((theoretical[name], "--", "black"), (effective, "-", COLORS[5])):
-            corner = (middle.flip(0) - side / 2).tolist()
-            place.add_patch(
-                Rectangle(corner, side, side, fill=False, linestyle=style, edgecolor=color, lw=2)
-            )
+            top, left = (middle - side / 2).tolist()
+            options: dict[str, Any] = {"linestyle": style, "edgecolor": color, "lw": 2}
+            place.add_patch(Rectangle((left, top), side, side, fill=False, **options))
         place.set_title(
             f"{name}\n{theoretical[name]} in theory, {effective:.0f} in effect", fontsize=10.5
         )

@@ -1,23 +1,23 @@
-"""The drawing of chapter 07: time beside memory."""
+"""The figure of chapter 07: time against memory."""
 
 import statistics
 from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
-from densenet_tutorial.experiments.benchmarks import MemoryFigures
+from densenet_tutorial.experiments.benchmarks import MemoryMeasurement
 from densenet_tutorial.figures.style import COLORS, GREY, MARKERS, new_figure, set_title, styled
 from densenet_tutorial.utils import arguments
 
 
 @arguments.check(
     figures=arguments.sequence_of(
-        arguments.instance_of(MemoryFigures, "a MemoryFigures"), most=len(MARKERS)
+        arguments.instance_of(MemoryMeasurement, "a MemoryMeasurement"), most=len(MARKERS)
     )
 )
 @styled
-def time_and_memory(figures: Sequence[MemoryFigures]) -> Figure:
-    """Time of a training step over the memory it holds, of each model: medians, from fastest to slowest."""
+def time_and_memory(figures: Sequence[MemoryMeasurement]) -> Figure:
+    """Time of a training step against saved memory, per model: median and range."""
     figure, axes = new_figure(6.4, 5.0)
     unit = statistics.median(figures[0].seconds)
     for i, model in enumerate(figures):

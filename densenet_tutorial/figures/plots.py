@@ -14,7 +14,7 @@ from densenet_tutorial.utils.arguments import (
     boolean,
     finite_number,
     mapping_of,
-    numbers_in_a_row,
+    number_sequence,
     optional,
     positive_int,
     sequence_of,
@@ -22,27 +22,27 @@ from densenet_tutorial.utils.arguments import (
     text,
 )
 
-_MOST = len(COLORS)  # as many as can be told apart
+_MOST = len(COLORS)  # as many series as there are colours
 _labels = {"title": text, "xlabel": text, "ylabel": text}
 
 
-def _picture(value: Any) -> Tensor:
-    picture = tensor("numbers", "C, H, W").convert(value)
-    if len(picture) not in (1, 3):
+def _image(value: Any) -> Tensor:
+    image = tensor("numbers", "C, H, W").convert(value)
+    if len(image) not in (1, 3):
         raise ValueError
-    return picture
+    return image
 
 
-def _pictures(values: Any) -> tuple[Tensor, ...]:
+def _images(values: Any) -> tuple[Tensor, ...]:
     values = tuple(values) if isinstance(values, Tensor) else values
-    return sequence_of(Check("", _picture)).convert(values)
+    return sequence_of(Check("", _image)).convert(values)
 
 
 def _epoch(row: Any) -> Mapping[str, float]:
     if not isinstance(row, Mapping):
         raise TypeError
     for name in ("epoch", "train_loss", "test_loss", "train_accuracy", "test_accuracy"):
-        numbers_in_a_row.convert([row.get(name)])
+        number_sequence.convert([row.get(name)])
     return row
 
 
@@ -52,7 +52,7 @@ def _equal_lengths(runs: Mapping[str, Sequence[np.ndarray]]) -> None:
         raise ValueError(f"runs must be of the same length, got {arguments.shown(given)}")
 
 
-def _a_place_for_each(series: Mapping[str, np.ndarray], x: np.ndarray | None) -> None:
+def _one_x_each(series: Mapping[str, np.ndarray], x: np.ndarray | None) -> None:
     for name, values in series.items():
         if x is not None and len(values) != len(x):
             raise ValueError(
@@ -67,12 +67,12 @@ def _same_parts(rows: Mapping[str, Mapping[str, float]]) -> None:
 
 
 def _one_each(
-    pictures: Sequence[Tensor], titles: Sequence[str], wrong: Sequence[bool] | None
+    images: Sequence[Tensor], titles: Sequence[str], wrong: Sequence[bool] | None
 ) -> None:
     for name, values in (("titles", titles), ("wrong", wrong)):
-        if values is not None and len(values) != len(pictures):
+        if values is not None and len(values) != len(images):
             raise ValueError(
-                f"{name} must be {len(pictures)}, one for each picture, got {arguments.shown(values)}"
+                f"{name} must be {len(images)}, one for each image, got {arguments.shown(values)}"
             )
 
 
@@ -86,15 +86,15 @@ def _one_label_each(features: Tensor, labels: Sequence[str] | None) -> None:
 def _square(matrix: Tensor, classes: Sequence[str]) -> None:
     if list(matrix.shape) != [len(classes)] * 2:
         raise ValueError(
-            f"matrix must have a row and a column for each of the classes, {arguments.shown(classes)}, "
-            f"got {arguments.shown(matrix)}"
+            "matrix must have a row and a column for each of the classes, "
+            f"{arguments.shown(classes)}, got {arguments.shown(matrix)}"
         )
 
 
 @arguments.check(
-    _a_place_for_each,
-    series=mapping_of(numbers_in_a_row, most=_MOST),
-    x=optional(numbers_in_a_row),
+    _one_x_each,
+    series=mapping_of(number_sequence, most=_MOST),
+    x=optional(number_sequence),
     log_y=boolean,
     log_x=boolean,
     **_labels,
@@ -110,7 +110,7 @@ def curves(
     log_y: bool = False,
     log_x: bool = False,
 ) -> Figure:
-    """Lines that share an x axis (1, 2, 3, … unless `x` is given), each with a marker of its own."""
+    """Line plots over `x`, by default 1, 2, 3, …, with different markers."""
     figure, axes = new_figure()
     for i, (label, values) in enumerate(series.items()):
         places = range(1, len(values) + 1) if x is None else x
@@ -130,16 +130,16 @@ def curves(
 
 
 @arguments.check(
-    _equal_lengths, runs=mapping_of(sequence_of(numbers_in_a_row), most=_MOST), **_labels
+    _equal_lengths, runs=mapping_of(sequence_of(number_sequence), most=_MOST), **_labels
 )
 @styled
-def spread(
+def mean_and_range(
     runs: Mapping[str, Sequence[Sequence[float]]], *, title: str, xlabel: str, ylabel: str
 ) -> Figure:
-    """For each name, the mean of several runs as a line, and from the lowest to the highest a band."""
+    """Line plots of the mean over several runs, with a band from the minimum to the maximum."""
     figure, axes = new_figure()
-    for i, (label, values) in enumerate(runs.items()):
-        values = np.array(values)
+    for i, (label, all_values) in enumerate(runs.items()):
+        values = np.array(all_values)
         places = range(1, values.shape[1] + 1)
         axes.fill_between(places, values.min(0), values.max(0), color=COLORS[i], alpha=0.2)
         axes.plot(places, values.mean(0), marker=MARKERS[i], color=COLORS[i], label=label)
@@ -155,7 +155,7 @@ def spread(
 @arguments.check(values=mapping_of(finite_number, most=_MOST), title=text, xlabel=text)
 @styled
 def bars(values: Mapping[str, float], *, title: str, xlabel: str) -> Figure:
-    """A horizontal bar for each value, with its name and its number."""
+    """A horizontal bar chart with names and values."""
     figure, axes = new_figure(6.4, 1.3 + 0.5 * len(values))
     for row, (color, hatch, value) in enumerate(zip(COLORS, HATCHES, values.values())):
         axes.barh(row, value, height=0.6, color=color, hatch=hatch, edgecolor="white")
@@ -172,7 +172,7 @@ def bars(values: Mapping[str, float], *, title: str, xlabel: str) -> Figure:
 )
 @styled
 def stacked_bars(rows: Mapping[str, Mapping[str, float]], *, title: str, xlabel: str) -> Figure:
-    """A horizontal bar for each row, made of named parts, with its total behind it."""
+    """A horizontal bar chart with stacked, named parts and totals."""
     figure, axes = new_figure(6.4, 1.9 + 0.5 * len(rows))
     totals = [sum(parts.values()) for parts in rows.values()]
     starts = np.zeros(len(rows))
@@ -201,7 +201,7 @@ def stacked_bars(rows: Mapping[str, Mapping[str, float]], *, title: str, xlabel:
 
 @arguments.check(
     _one_each,
-    pictures=Check("pictures, (1, H, W) or (3, H, W) each, in a tensor or a sequence", _pictures),
+    images=Check("images, (1, H, W) or (3, H, W) each, in a tensor or a sequence", _images),
     titles=sequence_of(text),
     title=text,
     columns=positive_int,
@@ -209,28 +209,25 @@ def stacked_bars(rows: Mapping[str, Mapping[str, float]], *, title: str, xlabel:
 )
 @styled
 def images(
-    pictures: Tensor | Sequence[Tensor],
+    images: Tensor | Sequence[Tensor],
     titles: Sequence[str],
     *,
     title: str,
     columns: int = 5,
     wrong: Sequence[bool] | None = None,
 ) -> Figure:
-    """A grid of pictures, each (1, H, W) grey or (3, H, W) in colour, under its title.
-
-    That of a `wrong` one is red and marked.
-    """
-    columns = min(columns, len(pictures))
-    rows = -(-len(pictures) // columns)
+    """Images, (1, H, W) grey or (3, H, W) in colour, with titles; `wrong` ones are marked."""
+    columns = min(columns, len(images))
+    rows = -(-len(images) // columns)
     side = max(1.3, 2.6 / columns)
     figure, axes = new_figure(
         side * columns, (side + 0.25) * rows + 0.4, nrows=rows, ncols=columns, squeeze=False
     )
     for i, place in enumerate(axes.flat):
         place.axis("off")
-        if i < len(pictures):
-            picture = pictures[i].cpu().permute(1, 2, 0).numpy()
-            place.imshow(picture, cmap="gray_r" if picture.shape[2] == 1 else None)
+        if i < len(images):
+            image = images[i].cpu().permute(1, 2, 0).numpy()
+            place.imshow(image, cmap="gray_r" if image.shape[2] == 1 else None)
             missed = wrong is not None and wrong[i]
             place.set_title(
                 f"✗ {titles[i]}" if missed else titles[i],
@@ -253,7 +250,7 @@ def images(
 def feature_maps(
     features: Tensor, *, title: str, labels: Sequence[str] | None = None, columns: int = 4
 ) -> Figure:
-    """The feature maps (C, H, W) of one image, each on its own scale: orange below zero, purple above."""
+    """Feature maps (C, H, W) of one image, each with its own scale: orange < 0, purple > 0."""
     rows = -(-len(features) // columns)
     figure, axes = new_figure(
         1.5 * columns, 1.5 * rows + 0.7, nrows=rows, ncols=columns, squeeze=False
@@ -277,7 +274,7 @@ def feature_maps(
 )
 @styled
 def history(rows: Sequence[Mapping[str, float]]) -> Figure:
-    """Loss and accuracy over the epochs, from what :func:`training.fit` returns."""
+    """Loss and accuracy by epoch; `rows` is the result of :func:`training.fit`."""
     figure, (left, right) = new_figure(6.4, 3.4, ncols=2)
     epochs = [row["epoch"] for row in rows]
     for axes, kind, label in ((left, "loss", "cross-entropy"), (right, "accuracy", "accuracy")):

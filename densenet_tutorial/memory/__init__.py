@@ -1,6 +1,8 @@
-"""Memory-efficient training: the same network, weights and gradients, with less kept between forward and backward.
+"""Memory-efficient training: less is kept between the forward and the backward pass.
 
-| mode | what a dense block keeps, per pixel | what is computed again |
+Network, weights and gradients are the same in every mode.
+
+| mode | numbers that a dense block keeps, per pixel | recomputed |
 |---|---|---|
 | ``False`` | 2 L k0 + k L (L - 1) + 8 k L | nothing |
 | ``"checkpoint"``, ``True`` | 8 k L + k (L - 1) | concatenation, first norm and ReLU |
@@ -17,7 +19,7 @@ from densenet_tutorial.memory.measure import saved_activation_bytes
 from densenet_tutorial.memory.variants import VARIANTS
 from densenet_tutorial.utils import arguments
 
-#: What the argument ``memory_efficient`` may be; ``True`` means ``"checkpoint"``.
+#: The values of the argument ``memory_efficient``; ``True`` means ``"checkpoint"``.
 MODES = (False, True, *VARIANTS)
 
 _PLAIN = {variant: plain for variants in VARIANTS.values() for plain, variant in variants.items()}
@@ -25,22 +27,25 @@ _PLAIN = {variant: plain for variants in VARIANTS.values() for plain, variant in
 
 @arguments.check(mode=arguments.one_of(MODES))
 def set_memory_efficient(model: nn.Module, mode: bool | str) -> nn.Module:
-    """Let the dense blocks in `model` keep less for the backward pass, or again as much as usual.
+    """Set the memory-efficient mode of all dense layers, blocks and transitions in `model`.
 
-    Modules change their class in place: parameters, buffers, hooks, names and ``state_dict`` keys stay.
+    The classes of modules are changed in place. Parameters, buffers, hooks, names and
+    ``state_dict`` keys stay.
 
     Args:
-        model: a :class:`DenseNet`, or any module that holds our layers, blocks or transitions, or is one.
-        mode: one of :data:`MODES`.
+        model: a :class:`DenseNet`, or any module that is or contains one of our layers, blocks or
+            transitions.
+        mode: one of :data:`MODES`; ``False`` for the plain layers.
 
     Returns:
         `model`.
 
     Raises:
-        ValueError: there is no such mode, or nothing in `model` that it could be set for.
+        ValueError: there is no such mode, or `model` contains none of our modules.
 
-    Outputs, gradients and buffers are those of the plain model. ``"recompute"`` and ``"minimal"`` pool before the
-    convolution of a transition, so their last digits differ, and are as near to float64 as the plain model's.
+    Outputs, gradients and buffers are those of the plain model. ``"recompute"`` and ``"minimal"``
+    pool before the convolution of a transition, so their last digits differ; they are as close to
+    the results in float64 as the plain model's.
 
     Limits:
 
@@ -48,37 +53,37 @@ def set_memory_efficient(model: nn.Module, mode: bool | str) -> nn.Module:
     - ``torch.compile``, ``torch.export``, ``torch.fx``, tracing: the plain layers run;
       ``torch.compile`` warns once. ``torch.jit.script`` raises an error.
     - transforms of ``torch.func``, forward-mode derivatives: the plain layers run.
-    - a hook on a module, or on all of them, or a ``forward`` of its own: that module runs as it
-      is and keeps what it always keeps; a block with a hook on one of its layers, too.
+    - hooks on a module, global hooks, or a patched ``forward``: that module runs as it is and keeps
+      as much as the plain one; so does a block with a hook on one of its layers.
     - a norm, ReLU or convolution of another class, with a bias, reparametrised or pruned:
       likewise; for ``SyncBatchNorm`` with one warning.
     - a subclass of our layers, a subclass of ``torch.Tensor``: likewise.
     - devices other than CPU and CUDA: the plain layers run, with one warning.
-    - gradients of gradients, several gradients at once (``is_grads_batched``): right; the
-      backward pass then keeps what the plain one keeps.
+    - gradients of gradients, batches of gradients (``is_grads_batched``): correct; the backward
+      pass then keeps as much as the plain one.
     - a weight that is changed in place between the passes: the usual RuntimeError; not noticed if
       it is changed through ``.data``, as in the plain model.
     - the output of a block that is changed in place: a RuntimeError in ``"recompute"`` and
-      ``"minimal"``, whose layers need it: clone it first.
-    - hooks that copy saved tensors (``save_on_cpu``): each layer's view of the buffer is copied
-      for itself: DenseNet-121 at 224 pixels then takes 61 MiB an image with ``"recompute"`` in
-      place of 26 (plain: 183 in place of 124).
-    - a checkpoint of your own around the model: its forward pass runs twice, and running
-      statistics move twice, as in the plain model.
+      ``"minimal"``, whose layers need it; clone it first.
+    - hooks that copy saved tensors (``save_on_cpu``): they copy each layer's view of the buffer
+      separately, so DenseNet-121 at 224 pixels takes 61 MiB an image with ``"recompute"`` instead
+      of 26 (plain: 183 instead of 124).
+    - ``torch.utils.checkpoint`` around the model: the forward pass runs twice and updates running
+      statistics twice, as in the plain model.
     """
     variants = VARIANTS["checkpoint" if mode is True else mode] if mode else {}
     found = False
     for module in model.modules():
         plain = _PLAIN.get(type(module), type(module))
-        if plain is nn.Sequential and not any(isinstance(m, DenseBlock) for m in module):
-            continue  # somebody else's
+        if plain is nn.Sequential and not any(isinstance(m, DenseBlock) for m in module.children()):
+            continue  # not a sequence of ours
         if plain in VARIANTS["recompute"]:
             module.__class__ = variants.get(plain, plain)
             found = True
     if not found:
         raise ValueError(
-            "model must hold a DenseLayer, DenseBlock or Transition of this package (not a subclass, nor "
-            f"torchvision's), got a {type(model).__name__} without one"
+            "model must hold a DenseLayer, DenseBlock or Transition of this package (not a "
+            f"subclass, nor torchvision's), got a {type(model).__name__} without one"
         )
     return model
 

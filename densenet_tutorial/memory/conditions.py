@@ -1,15 +1,16 @@
-"""When a memory-efficient mode may act: the one place that decides.
+"""The conditions under which a memory-efficient mode replaces the plain forward pass.
 
-The functions behind the modes call kernels that check little, and they skip modules. So they act only where every
-module is exactly what they stand in for, every tensor is as the kernels want it, and nobody can tell the difference.
-In any other situation the module runs its plain forward pass, with its plain errors.
+The functions of the modes call kernels that check little, and they do not call the modules. So they
+are used only if every module does exactly what its class in torch.nn does, every tensor is as the
+kernels expect it, and the results cannot be told from the plain ones. In any other situation the
+module runs its plain forward pass, with the plain error messages.
 """
 
 import functools
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from torch.autograd import forward_ad
 from torch.nn.modules import module as nn_module
 
 _PLAIN_CALL = nn.Module.__call__
-_PLAIN_FORWARD = {
+_PLAIN_FORWARD: dict[type[nn.Module], Any] = {
     kind: kind.forward for kind in (nn.BatchNorm2d, nn.ReLU, nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)
 }
 _LOW_PRECISION = (torch.float16, torch.bfloat16)
@@ -26,12 +27,16 @@ _DTYPES = (torch.float32, torch.float64, *_LOW_PRECISION)
 
 @dataclass(frozen=True)
 class Stage:
-    """Batch norm, ReLU, and what reads them: a convolution, one with an average pooling behind it, or a max pooling."""
+    """Batch norm, ReLU and an operation that reads them.
 
-    norm: nn.Module
-    relu: nn.Module
-    operation: nn.Module
-    pool: nn.Module | None = None
+    The operation is a convolution, a convolution with average pooling after it (`pool`), or a max
+    pooling. :func:`is_supported` finds out whether the modules are of these classes.
+    """
+
+    norm: nn.BatchNorm2d
+    relu: nn.ReLU
+    operation: nn.Conv2d | nn.MaxPool2d
+    pool: nn.AvgPool2d | None = None
 
     def modules(self) -> list[nn.Module]:
         """The modules in the order in which they run."""
@@ -39,7 +44,7 @@ class Stage:
         return found if self.pool is None else [*found, self.pool]
 
     def output_shape(self, shape: tuple[int, int, int]) -> tuple[int, int, int]:
-        """Channels, height and width that a convolution makes of `shape`; a pooling, which comes last, is left out."""
+        """(C, H, W) after the convolution, for an input of `shape`; pooling is ignored."""
         convolution = self.operation
         if not isinstance(convolution, nn.Conv2d):
             return shape
@@ -49,7 +54,7 @@ class Stage:
                 shape[1:],
                 convolution.weight.shape[2:],
                 convolution.stride,
-                convolution.padding,
+                cast(tuple[int, int], convolution.padding),
                 convolution.dilation,
                 strict=True,
             )
@@ -57,21 +62,21 @@ class Stage:
         return len(convolution.weight), height, width
 
 
-def may_act(inputs: Sequence[Any], stages: Iterable[Stage]) -> bool:
-    """Whether a mode may compute `stages`, one after another, by functions of its own.
+def is_supported(inputs: Sequence[Any], stages: Iterable[Stage]) -> bool:
+    """Whether a mode may compute `stages`, one after another, by its own functions.
 
     Args:
-        inputs: what the first stage reads, as one tensor or as tensors to concatenate, (N, C_i, H, W) each.
-        stages: each reads what the one before it made.
+        inputs: the tensors, (N, C_i, H, W) each, whose concatenation the first stage reads.
+        stages: each reads the output of the one before it.
     """
-    if not situation_allows() or not are_plain(inputs):
+    if not is_eager_with_grad() or not are_supported_inputs(inputs):
         return False
     shape = (sum(x.shape[1] for x in inputs), *inputs[0].shape[2:])
     return output_shape(stages, shape, inputs[0]) is not None
 
 
-def are_plain(inputs: Sequence[Any]) -> bool:
-    """Whether `inputs` are tensors that the kernels take: feature maps, alike but for their channels."""
+def are_supported_inputs(inputs: Sequence[Any]) -> bool:
+    """Whether `inputs` are 4-dimensional tensors on a CPU or CUDA that differ in channels only."""
     if not inputs or not all(type(x) in (Tensor, nn.Parameter) and x.dim() == 4 for x in inputs):
         return False
     first = inputs[0]
@@ -79,7 +84,8 @@ def are_plain(inputs: Sequence[Any]) -> bool:
         return False
     if first.device.type not in ("cpu", "cuda"):
         _warn(
-            f"memory_efficient has no effect on the device {first.device.type!r}, only on CPUs and CUDA"
+            f"memory_efficient has no effect on the device {first.device.type!r}, "
+            "only on CPUs and CUDA"
         )
         return False
     alike = (first.dtype, first.device, first.layout, len(first), first.shape[2:])
@@ -89,30 +95,34 @@ def are_plain(inputs: Sequence[Any]) -> bool:
 def output_shape(
     stages: Iterable[Stage], shape: tuple[int, int, int], like: Tensor
 ) -> tuple[int, int, int] | None:
-    """What `stages` make of a batch like `like` of feature maps of `shape`, (C, H, W); ``None`` if they are not plain."""
+    """The output's (C, H, W) for an input of `shape`, or ``None`` if a stage is not supported.
+
+    `like` is a tensor with the input's batch size, dtype and device.
+    """
     for stage in stages:
-        if not _is_plain(stage) or not _fits(stage, shape, like):
+        if not _is_supported_stage(stage) or not _fits(stage, shape, like):
             return None
         shape = stage.output_shape(shape)
     return shape
 
 
-def situation_allows() -> bool:
-    """Whether this is a plain forward pass with gradients to come, which nobody traces or transforms."""
+def is_eager_with_grad() -> bool:
+    """Whether autograd records, and nothing compiles, traces or transforms the forward pass."""
     if torch.compiler.is_compiling():
-        return not _left_to_the_compiler()
+        return not _warn_of_compiler()
     return (
         torch.is_grad_enabled()
-        and not torch.jit.is_tracing()
+        and not torch.jit.is_tracing()  # type: ignore[attr-defined]
         and not torch._C._are_functorch_transforms_active()
         and forward_ad._current_level < 0
     )
 
 
-def pools_first(modules: Sequence[nn.Module]) -> bool:
-    """Whether `modules` begin with a 1x1 convolution and an average pooling, which may as well come before it.
+def can_pool_first(modules: Sequence[nn.Module]) -> bool:
+    """Whether `modules` start with a 1x1 convolution and an average pooling, which can be swapped.
 
-    One adds up channels, the other pixels, so the order changes the last digits and nothing else (chapter 04).
+    The convolution sums over channels and the pooling over pixels, so the order affects the last
+    digits alone (chapter 04).
     """
     if len(modules) < 2:
         return False
@@ -120,14 +130,14 @@ def pools_first(modules: Sequence[nn.Module]) -> bool:
     return (
         type(convolution) is nn.Conv2d
         and type(pool) is nn.AvgPool2d
-        and not is_watched(pool)
+        and not has_hooks(pool)
         and (convolution.kernel_size, convolution.stride, convolution.padding)
         == ((1, 1), (1, 1), (0, 0))
     )
 
 
-def is_watched(module: nn.Module) -> bool:
-    """Whether somebody would notice that `module` is not called: a hook, on it or on all modules, or another forward pass."""
+def has_hooks(module: nn.Module) -> bool:
+    """Whether `module` has hooks, its own or global ones, or a patched ``forward``."""
     return bool(
         module._forward_hooks
         or module._forward_pre_hooks
@@ -142,14 +152,12 @@ def is_watched(module: nn.Module) -> bool:
     )
 
 
-def _is_plain(stage: Stage) -> bool:
-    """Whether each module of `stage` does what its class in torch.nn does, and nobody watches it."""
+def _is_supported_stage(stage: Stage) -> bool:
+    """Whether the modules of `stage` are of the expected classes and settings, without hooks."""
     if isinstance(stage.norm, nn.SyncBatchNorm):
-        _warn(
-            "memory_efficient: SyncBatchNorm cannot be computed again; such layers run as they are"
-        )
+        _warn("memory_efficient: SyncBatchNorm cannot be recomputed; such layers run as they are")
     for module in stage.modules():
-        if _PLAIN_FORWARD.get(type(module)) is not type(module).forward or is_watched(module):
+        if _PLAIN_FORWARD.get(type(module)) is not type(module).forward or has_hooks(module):
             return False
     if type(stage.norm) is not nn.BatchNorm2d or type(stage.relu) is not nn.ReLU:
         return False
@@ -165,15 +173,15 @@ def _is_plain(stage: Stage) -> bool:
 
 
 def _fits(stage: Stage, shape: tuple[int, int, int], x: Tensor) -> bool:
-    """Whether the tensors of `stage` fit a batch like `x` of feature maps of `shape`, (C, H, W)."""
+    """Whether parameters and buffers of `stage` fit an input of `shape`, (C, H, W), like `x`."""
     norm, operation, channels = stage.norm, stage.operation, shape[0]
     values = len(x) * shape[1] * shape[2]  # of each channel
     if values == 0 or (values == 1 and (norm.training or norm.running_mean is None)):
-        return False  # nothing to normalise, or one number, which has no variance: batch norm says so in words
+        return False  # no variance: the plain batch norm raises an error that says so
     if (norm.running_mean is None) != (norm.running_var is None) or (
         norm.running_mean is not None and not norm.track_running_stats
     ):
-        return False  # statistics that are half there, or there and not wanted
+        return False  # only one of the running statistics, or statistics that are not tracked
     of_norm = [
         t for t in (norm.weight, norm.bias, norm.running_mean, norm.running_var) if t is not None
     ]
@@ -195,19 +203,19 @@ def _fits(stage: Stage, shape: tuple[int, int, int], x: Tensor) -> bool:
         return False
     if x.dtype == torch.float64 or not torch.is_autocast_enabled(x.device.type):
         return kernel.dtype == x.dtype
-    # Under autocast what comes out has the lower precision, and has to fit beside x in one buffer.
+    # Under autocast the output has the lower precision, and goes into the same buffer as x.
     lower = torch.get_autocast_dtype(x.device.type)
     return kernel.dtype in (torch.float32, lower) and torch.promote_types(lower, x.dtype) == x.dtype
 
 
-def _left_to_the_compiler() -> bool:
+def _warn_of_compiler() -> bool:
     _warn("memory_efficient has no effect in torch.compile, which decides by itself what to keep")
     return True
 
 
-# torch.compile calls it once, while compiling, and goes on: a plain warning would cut the compiled graph in two.
-# The attribute is what torch.compiler.assume_constant_result sets, which would import the compiler.
-_left_to_the_compiler._dynamo_marked_constant = True  # type: ignore[attr-defined]
+# torch.compile calls it once, while compiling: a plain warning would break the graph. This sets the
+# attribute that torch.compiler.assume_constant_result sets, which would import the compiler.
+_warn_of_compiler._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @functools.cache

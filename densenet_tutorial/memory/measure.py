@@ -1,4 +1,4 @@
-"""What autograd holds between the forward and the backward pass."""
+"""How much memory autograd holds between the forward and the backward pass."""
 
 import torch
 from torch import Tensor, nn
@@ -7,9 +7,9 @@ from torch import Tensor, nn
 def saved_activation_bytes(model: nn.Module, input: Tensor) -> int:
     """Bytes that autograd holds between ``model(input)`` and its backward pass, on any device.
 
-    Each storage counts once and whole, however many tensors share it. Parameters, buffers and `input` do not count:
-    they are there anyway. `model` is run once, as it is (in training or not), on copies of its buffers, which stay
-    as they are.
+    Each storage counts once and whole, however many tensors use it. Parameters, buffers and `input`
+    do not count: they exist in any case. `model` is run once, in its present mode, with copies of
+    its buffers, which are not changed.
     """
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     not_counted = {

@@ -1,15 +1,15 @@
-"""The memory-efficient variants of the layers: the same modules and weights, another forward pass.
+"""Memory-efficient variants of the layers: same modules and weights, another forward pass.
 
-- :class:`CheckpointedDenseLayer` keeps the inputs of concatenation, norm, ReLU and convolution, and computes them again,
-  but for the convolution, whose output nobody needs.
-- The recomputed variants run no convolution twice: norm and ReLU are computed again from the statistics of the batch, and
-  the feature maps of a block lie in one buffer, so there is nothing to concatenate.
-- :class:`MinimalDenseLayer` also computes the bottleneck again: what is kept is the feature maps.
+- :class:`CheckpointedDenseLayer` keeps its inputs, and recomputes concatenation, norm and ReLU.
+- The recomputed variants run no convolution twice: they recompute norm and ReLU from the statistics
+  of the batch. The feature maps of a block are stored in one buffer, without concatenation.
+- :class:`MinimalDenseLayer` also recomputes the bottleneck, and keeps the feature maps alone.
 
-Each runs the plain forward pass of its class where :func:`conditions.may_act` says no.
+Each runs the plain forward pass of its class unless :func:`conditions.is_supported`.
 """
 
 from collections.abc import Iterator
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,12 +18,12 @@ from torch.nn import functional as F
 from densenet_tutorial.layers import DenseBlock, DenseLayer, Transition
 from densenet_tutorial.memory.conditions import (
     Stage,
-    are_plain,
-    is_watched,
-    may_act,
+    are_supported_inputs,
+    can_pool_first,
+    has_hooks,
+    is_eager_with_grad,
+    is_supported,
     output_shape,
-    pools_first,
-    situation_allows,
 )
 from densenet_tutorial.memory.functions import (
     Buffer,
@@ -34,53 +34,49 @@ from densenet_tutorial.memory.functions import (
 
 
 class Variant(nn.Module):
-    """What all variants have in common: they cannot be scripted, since computing again needs Python."""
+    """Base class of all variants, which cannot be scripted, since recomputing needs Python."""
 
     def __prepare_scriptable__(self) -> nn.Module:
         modes = [mode for mode, variants in VARIANTS.items() if type(self) in variants.values()]
         raise RuntimeError(
-            f"torch.jit.script cannot compile memory_efficient={' or '.join(map(repr, modes))}, because computing "
-            "again needs Python; call set_memory_efficient(model, False) first"
+            f"torch.jit.script cannot compile memory_efficient={' or '.join(map(repr, modes))}, "
+            "because computing again needs Python; call set_memory_efficient(model, False) first"
         )
-
-
-def _first_stage(layer: DenseLayer) -> Stage:
-    return Stage(layer.norm1, layer.relu1, layer.conv1)
 
 
 class CheckpointedDenseLayer(Variant, DenseLayer):
-    """A dense layer that keeps its inputs, and what comes after its first convolution."""
+    """A dense layer that keeps its inputs, and everything after its first convolution."""
 
     def bn_function(self, inputs: list[Tensor]) -> Tensor:
-        stage = _first_stage(self)
-        return (
-            checkpointed(stage, inputs) if may_act(inputs, [stage]) else super().bn_function(inputs)
-        )
+        stage = Stage(self.norm1, self.relu1, self.conv1)
+        if is_supported(inputs, [stage]):
+            return checkpointed(stage, inputs)
+        return super().bn_function(inputs)
 
 
 class RecomputedDenseLayer(Variant, DenseLayer):
     """A dense layer that keeps its input and its bottleneck."""
 
     def stages(self) -> list[Stage]:
-        """What the layer computes, dropout aside."""
-        first = _first_stage(self)
-        return (
-            [first] if self.bn_size is None else [first, Stage(self.norm2, self.relu2, self.conv2)]
-        )
+        """Everything that the layer computes, except dropout."""
+        first = Stage(self.norm1, self.relu1, self.conv1)
+        if self.bn_size is None:
+            return [first]
+        return [first, Stage(self.norm2, self.relu2, self.conv2)]
 
     def parts(self) -> list[list[Stage]]:
-        """The stages in groups, of each of which the input is kept."""
+        """The stages in groups; the input of each group is kept."""
         return [[stage] for stage in self.stages()]
 
     def forward(self, input: Tensor | list[Tensor]) -> Tensor:
         inputs = input if isinstance(input, (list, tuple)) else [input]
         x = inputs[0] if len(inputs) == 1 else torch.cat(inputs, 1)
-        if may_act([x], self.stages()):
+        if is_supported([x], self.stages()):
             return self.compute(x, None)
         return super().forward(x)
 
     def compute(self, x: Tensor, statistics: Tensor | None) -> Tensor:
-        """New features from x, (N, C, H, W), the statistics of whose batch may be known."""
+        """New features from x, (N, C, H, W); `statistics` of x if they are known."""
         for stages in self.parts():
             x = NormReluOperation.apply(x, statistics, stages, *parameters_of(stages))
             statistics = None
@@ -95,28 +91,29 @@ class MinimalDenseLayer(RecomputedDenseLayer):
 
 
 class RecomputedDenseBlock(Variant, DenseBlock):
-    """A block whose feature maps lie in one buffer, each with the statistics of its batch."""
+    """A block that stores its feature maps in one buffer, with the statistics of each channel."""
 
     def forward(self, init_features: Tensor) -> Tensor:
         return self.compute(init_features, None)[0]
 
     def compute(self, x: Tensor, statistics: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """All features, and the statistics of their batch where they are known."""
+        """All features, and their statistics if they are known."""
         channels = self._output_channels(x)
         if channels is None:
             return super().forward(x), None
         buffer = Buffer(x, channels, statistics)
         for layer in self.values():
+            layer = cast(RecomputedDenseLayer, layer)
             buffer.append(layer.compute(buffer.features, buffer.statistics))
         return buffer.features, buffer.statistics
 
     def _output_channels(self, x: Tensor) -> int | None:
-        """How many channels come out, if every layer may act; else ``None``."""
-        if not situation_allows() or not are_plain([x]):
+        """Number of output channels if every layer is supported, else ``None``."""
+        if not is_eager_with_grad() or not are_supported_inputs([x]):
             return None
         channels, height, width = x.shape[1:]
         for layer in self.values():
-            if not isinstance(layer, RecomputedDenseLayer) or is_watched(layer):
+            if not isinstance(layer, RecomputedDenseLayer) or has_hooks(layer):
                 return None
             made = output_shape(layer.stages(), (channels, height, width), x)
             if made is None or made[1:] != (height, width):
@@ -126,28 +123,30 @@ class RecomputedDenseBlock(Variant, DenseBlock):
 
 
 class RecomputedSequential(Variant, nn.Sequential):
-    """Modules one after another, in which each norm, ReLU and operation keep their input alone."""
+    """A sequence in which each group of norm, ReLU and operation keeps its input alone."""
 
     def forward(self, input: Tensor) -> Tensor:
         return self.compute(input, None)[0]
 
     def compute(self, x: Tensor, statistics: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """What the last module makes, and the statistics of its batch where they are known."""
+        """The last module's output, and its statistics if they are known."""
+        if not is_eager_with_grad():
+            return super().forward(x), None
         for part in self._parts():
-            if isinstance(part, Stage) and may_act([x], [part]):
+            if isinstance(part, Stage) and is_supported([x], [part]):
                 x = NormReluOperation.apply(x, statistics, [part], *parameters_of([part]))
                 statistics = None
                 continue
             for module in part.modules() if isinstance(part, Stage) else [part]:
-                ours = isinstance(module, (RecomputedDenseBlock, RecomputedSequential))
-                if ours and not is_watched(module):
+                ours = (RecomputedDenseBlock, RecomputedSequential)
+                if isinstance(module, ours) and not has_hooks(module):
                     x, statistics = module.compute(x, statistics)
                 else:
                     x, statistics = module(x), None
         return x, statistics
 
     def _parts(self) -> Iterator[Stage | nn.Module]:
-        """The modules in order, norm, ReLU and what follows taken together."""
+        """The modules in order; norm, ReLU and the operation after them are one stage."""
         modules = list(self)
         while modules:
             if len(modules) < 3 or not (
@@ -157,9 +156,9 @@ class RecomputedSequential(Variant, nn.Sequential):
             ):
                 yield modules.pop(0)
                 continue
-            stage = Stage(*modules[: 4 if pools_first(modules[2:]) else 3])
-            yield stage
-            del modules[: len(stage.modules())]
+            size = 4 if can_pool_first(modules[2:]) else 3
+            yield Stage(*cast(Any, modules[:size]))
+            modules = modules[size:]
 
 
 class RecomputedTransition(RecomputedSequential, Transition):
@@ -173,7 +172,7 @@ _RECOMPUTED: dict[type[nn.Module], type[nn.Module]] = {
     nn.Sequential: RecomputedSequential,
 }
 
-#: What takes the place of each plain class, by mode.
+#: By mode: the variant of each plain class.
 VARIANTS: dict[str, dict[type[nn.Module], type[nn.Module]]] = {
     "checkpoint": {DenseLayer: CheckpointedDenseLayer},
     "recompute": _RECOMPUTED,

@@ -1,8 +1,8 @@
-"""Random changes to training images that leave their meaning alone, on a whole batch at once.
+"""Data augmentation for whole batches.
 
 Every function takes a uint8 tensor (N, C, H, W) on any device and returns a new one of the same
-shape, drawn with that device's default generator. There is no loop over images, so this costs
-little beside a training step.
+shape, using that device's default random generator. There is no loop over images, so the cost is
+small compared to a training step.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ from densenet_tutorial.utils import arguments
 
 
 def crop(images: Tensor) -> Tensor:
-    """Move each image by up to an eighth of its side: pad with zeros, then cut out the old size.
+    """Random crop: pad each image with zeros by an eighth of its side, crop to the old size.
 
     Source: Huang et al. 2017, https://arxiv.org/abs/1608.06993, section 4.1: 4 pixels of padding at
     32 x 32.
@@ -42,16 +42,15 @@ def flip(images: Tensor) -> Tensor:
 
 
 def cutout(images: Tensor) -> Tensor:
-    """Blacken a square of a quarter of the side in each image, centred anywhere.
+    """Cutout: set a square of a quarter of the side to zero, centred anywhere in each image.
 
-    Source: DeVries and Taylor 2017, https://arxiv.org/abs/1708.04552, where 8 pixels of 32 serve
-    for CIFAR-100.
+    Source: DeVries and Taylor 2017, https://arxiv.org/abs/1708.04552: 8 of 32 pixels for CIFAR-100.
     """
     count, _, height, width = images.shape
     side = max(height, width) // 4
 
     def covered(length: int) -> Tensor:
-        """(N, length), true for `side` places in a row, or fewer at an edge."""
+        """(N, length), true for `side` consecutive positions, or fewer at an edge."""
         start = torch.randint(length, (count, 1), device=images.device) - side // 2
         places = torch.arange(length, device=images.device)
         return (places >= start) & (places < start + side)
@@ -60,7 +59,7 @@ def cutout(images: Tensor) -> Tensor:
     return images.masked_fill(square, 0)
 
 
-#: What ``Recipe.augment`` may name.
+#: The augmentations by the names in ``Recipe.augment``.
 AUGMENTATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "crop": crop,
     "flip": flip,
@@ -69,7 +68,7 @@ AUGMENTATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def list_augmentations() -> list[str]:
-    """The names that ``Recipe.augment`` may hold."""
+    """The names for ``Recipe.augment``."""
     return list(AUGMENTATIONS)
 
 
@@ -81,7 +80,7 @@ def augment(images: Tensor, names: Sequence[str]) -> Tensor:
     """Apply the named augmentations, in order, to uint8 images (N, C, H, W).
 
     Raises:
-        ValueError: `images` are no such images, or a name is not in :func:`list_augmentations`.
+        ValueError: `images` are no uint8 images, or a name is not in :func:`list_augmentations`.
     """
     for name in names:
         images = AUGMENTATIONS[name](images)

@@ -1,7 +1,8 @@
-"""Several processes that train one model, as ``torchrun`` starts them; with one, nothing happens.
+"""Training one model in several processes, started by ``torchrun``.
 
-Every process holds the whole model and works on its shard of each batch; DistributedDataParallel
-averages the gradients, so all of them take the same step. Chapter 12 teaches it.
+Every process holds the whole model and computes its shard of each batch; DistributedDataParallel
+averages the gradients, so all processes take the same step. In a single process the functions here
+communicate nothing. Chapter 12 explains it.
 """
 
 import contextlib
@@ -21,10 +22,10 @@ T = TypeVar("T")
 
 @contextlib.contextmanager
 def process_group() -> Iterator[None]:
-    """Join the group of processes that ``torchrun`` started, and leave it at the end.
+    """Initialise the process group under ``torchrun``, and destroy it at the end.
 
-    Tensors on the CPU travel with gloo, tensors on a GPU with NCCL; each process takes the GPU of
-    its local rank.
+    The backend is gloo for tensors on the CPU and NCCL for tensors on a GPU; each process uses the
+    GPU of its local rank.
     """
     if not {"RANK", "WORLD_SIZE", "LOCAL_RANK"} <= os.environ.keys():
         yield
@@ -36,17 +37,17 @@ def process_group() -> Iterator[None]:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
     distributed.init_process_group(backend)
     yield
-    # After an error the others may be elsewhere, so nobody waits for them; torchrun ends them.
+    # Not after an error, when the others may be elsewhere: torchrun ends them.
     distributed.barrier()
     if torch.cuda.is_available():
         distributed.destroy_process_group()  # with gloo this can hang in torch 2.6
 
 
 def _end_with(parent: int) -> None:
-    """End this process when `parent`, torchrun, is gone: killed, it has told its processes nothing.
+    """Stop this process when `parent`, torchrun, was killed and could not stop its processes.
 
-    They are asked to stop, as torchrun would, which training does after a step, with a checkpoint.
-    (Windows keeps the number of a parent that is gone, so there this waits for ever.)
+    Sends SIGTERM, as torchrun would, so that training stops after a step with a checkpoint. (On
+    Windows the parent's id does not change, so there this has no effect.)
     """
     while os.getppid() == parent:
         time.sleep(0.5)
@@ -56,17 +57,17 @@ def _end_with(parent: int) -> None:
 
 
 def is_running() -> bool:
-    """Whether this process belongs to a group, be it of one."""
+    """Whether this process belongs to a process group."""
     return distributed.is_available() and distributed.is_initialized()
 
 
 def rank() -> int:
-    """This process's number, from 0."""
+    """The rank of this process, from 0."""
     return distributed.get_rank() if is_running() else 0
 
 
 def world_size() -> int:
-    """How many processes there are."""
+    """The number of processes."""
     return distributed.get_world_size() if is_running() else 1
 
 
@@ -76,19 +77,19 @@ def is_main_process() -> bool:
 
 
 def shard(batch: Tensor) -> Tensor:
-    """This process's elements of `batch`: every :func:`world_size`-th one, from its rank on."""
+    """This process's elements of `batch`: every :func:`world_size`-th one, starting at its rank."""
     return batch[rank() :: world_size()]
 
 
 def all_reduce_sum(tensor: Tensor) -> Tensor:
-    """The sum of `tensor` over all processes, in place, and returned."""
+    """Sum `tensor` over all processes, in place, and return it."""
     if world_size() > 1:
         distributed.all_reduce(tensor)
     return tensor
 
 
 def all_reduce_any(flag: bool) -> bool:
-    """Whether `flag` is set in any process: all of them get the same answer."""
+    """Whether `flag` is true in any process; the result is the same in all."""
     return bool(all_reduce_sum(torch.tensor(int(flag)))) if world_size() > 1 else flag
 
 
@@ -101,7 +102,7 @@ def all_gather(value: Any) -> list[Any]:
 
 
 def on_main_process(function: Callable[[], T]) -> T:
-    """What `function` returns on the main process, on all; or the error that it raises, on all."""
+    """Call `function` on the main process; return its result, or raise its error, on all."""
     if world_size() == 1:
         return function()
     outcome: list[Any] = [None, None]
@@ -117,7 +118,7 @@ def on_main_process(function: Callable[[], T]) -> T:
 
 
 def on_all_processes(function: Callable[[], T]) -> T:
-    """What `function` returns here; or, if it raises an error on any process, that error on all."""
+    """Call `function` on all processes; if it raises an error on any of them, raise it on all."""
     if world_size() == 1:
         return function()
     result = own = None
@@ -132,10 +133,9 @@ def on_all_processes(function: Callable[[], T]) -> T:
 
 
 def broadcast_buffers(model: nn.Module) -> None:
-    """Give every process rank 0's buffers, such as the running statistics of batch norm.
+    """Broadcast rank 0's buffers, such as the running statistics of batch norm.
 
-    DistributedDataParallel does so before each forward pass in training; evaluation and checkpoints
-    come after the last one.
+    DistributedDataParallel does so before each forward pass in training, but not after the last.
     """
     if world_size() > 1:
         for buffer in model.buffers():
@@ -143,12 +143,12 @@ def broadcast_buffers(model: nn.Module) -> None:
 
 
 def data_parallel(model: nn.Module, sync_batch_norm: bool) -> Callable[[Tensor], Tensor]:
-    """What to call for a forward pass whose backward pass averages gradients over all processes.
+    """`model` wrapped in DistributedDataParallel if there are several processes.
 
     Args:
-        model: changed in place if `sync_batch_norm`: batch norm then takes the statistics of the
-            whole batch and not of this process's shard.
-        sync_batch_norm: whether to do that; it needs GPUs.
+        model: changed in place if `sync_batch_norm`.
+        sync_batch_norm: whether batch norm uses the statistics of the whole batch instead of this
+            process's shard; it needs GPUs.
 
     Raises:
         ValueError: `sync_batch_norm` on a CPU.

@@ -1,7 +1,7 @@
 """Training an image classifier: :func:`fit`, :func:`evaluate`, :func:`predict`.
 
-One process or many, from the start or from a checkpoint: it is the same loop. Chapter 06 builds it
-up, chapter 12 runs it in several processes.
+The loop is the same for one process or many, and for new and resumed runs. Chapter 06 builds it
+up; chapter 12 runs it in several processes.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ from densenet_tutorial.training.run_folder import open_folder
 from densenet_tutorial.utils import arguments
 from densenet_tutorial.utils.modes import evaluation_mode
 
-#: After so many steps the loss is looked at, for which a GPU has to be waited for.
+#: Number of steps between checks that the loss is finite, which synchronise with the GPU.
 _STEPS_BETWEEN_CHECKS = 50
 
 _dataset = arguments.instance_of(ImageDataset, "an ImageDataset")
@@ -45,7 +45,7 @@ _plain = arguments.Check("a dict of plain values, such as JSON has", _plain_dict
 
 
 class Training:
-    """A run in progress: the model, and everything else that its next step depends on."""
+    """The state of a training run: the model, and everything else that the next step needs."""
 
     @arguments.check(
         model=arguments.module, dataset=_dataset, recipe=arguments.instance_of(Recipe, "a Recipe")
@@ -76,29 +76,29 @@ class Training:
         )
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.amp == "fp16")
 
-        # The position: finished epochs are rows of the history; within one, steps and their sums.
+        # The position: one row of the history per finished epoch, and steps within the next.
         self.history: list[dict[str, float]] = []
         self.step = 0
-        self.sums = torch.zeros(2, device=self.device)  # of the loss, and of right answers
+        self.sums = torch.zeros(2, device=self.device)  # of losses and of correct predictions
         self.seconds = 0.0
 
     @property
     def epoch(self) -> int:
-        """The epoch that is under way, from 1."""
+        """The current epoch, from 1."""
         return len(self.history) + 1
 
     def batches(self) -> Iterator[Tensor]:
-        """Indices of the images in this process's shard of each batch of the epoch that is left."""
+        """The remaining batches of the epoch: indices of the images in this process's shard."""
         order = np.random.default_rng([self.recipe.seed, self.epoch]).permutation(len(self.images))
         batches = torch.from_numpy(order).split(self.recipe.batch_size)
         for batch in batches[self.step : self.steps_per_epoch]:
             yield distributed.shard(batch).to(self.device)
 
     def take_step(self, batch: Tensor) -> None:
-        """One step of gradient descent on the images whose indices are in `batch`.
+        """One optimizer step on the images with the indices in `batch`.
 
         Raises:
-            ValueError: the loss is not finite any more. (Not each step looks.)
+            ValueError: the loss is not finite any more, which is checked every 50 steps.
         """
         start = time.perf_counter()
         recipe, labels = self.recipe, self.labels[batch]
@@ -109,14 +109,14 @@ class Training:
             logits = self.forward(images)
             loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
         self.optimizer.zero_grad()
-        self.scaler.scale(loss).backward()  # the scaler changes something in fp16 alone
+        self.scaler.scale(loss).backward()  # the scaler has an effect in fp16 only
         if recipe.clip_norm is not None:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip_norm)
         self.scaler.step(self.optimizer)
         scale = self.scaler.get_scale()
         self.scaler.update()
-        if self.scaler.get_scale() >= scale:  # else gradients overflowed, and no step was taken
+        if self.scaler.get_scale() >= scale:  # not if gradients overflowed and the step was skipped
             self.schedule.step()
 
         with torch.no_grad():
@@ -135,7 +135,7 @@ class Training:
         return loss, right
 
     def finish_epoch(self) -> None:
-        """Evaluate, and add a row to the history.
+        """Evaluate the model, and add a row to the history.
 
         Raises:
             ValueError: the loss is not finite any more.
@@ -144,7 +144,7 @@ class Training:
         self._check_finite([self.sums])
         seen = self.step * self.recipe.batch_size
         train_loss, train_accuracy = (distributed.all_reduce_sum(self.sums) / seen).tolist()
-        seconds = self.seconds + time.perf_counter() - start  # a GPU was perhaps not done yet
+        seconds = self.seconds + time.perf_counter() - start  # includes waiting for the GPU
         distributed.broadcast_buffers(self.model)
         test_loss, test_accuracy = evaluate(self.model, self.dataset)
         self._check_finite([torch.tensor(test_loss)])
@@ -163,7 +163,7 @@ class Training:
         self.sums.zero_()
 
     def config(self) -> dict[str, Any]:
-        """What a run that goes on must have in common with the one that wrote the checkpoint."""
+        """The configuration, which must be the same when a run is resumed."""
         return {
             "dataset": self.dataset.metadata(),
             "recipe": dataclasses.asdict(self.recipe),
@@ -172,10 +172,10 @@ class Training:
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """All of it as tensors and plain values; every process has to call this.
+        """The state as tensors and plain values; every process must call this.
 
         Raises:
-            ValueError: something in it is not finite: no step could go on from there.
+            ValueError: something in it is not finite.
         """
         self._check_finite([self.sums, *self._values()])
         random = {"cpu": torch.get_rng_state()}
@@ -195,14 +195,14 @@ class Training:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from where `state` was taken; it may hold the ``config`` with which it was.
+        """Resume from `state`, which may contain the ``config`` of its run.
 
-        Where that differs from :meth:`config`, the new one holds: the schedule is at the same place
-        of its own course, and random numbers begin anew.
+        If that differs from :meth:`config`, the present configuration applies: the schedule
+        continues from the same step of its own course, and random generators are seeded anew.
 
         Raises:
-            ValueError: the state is of a place that this run does not have, or something in it is
-                not finite; other errors are torch's, of what does not fit.
+            ValueError: the position is not in this run, or something in `state` is not finite.
+                Other errors come from torch, for a state that does not fit.
         """
         config = {**self.config(), **state.get("config", {})}
         history, step = state["history"], state["step"]
@@ -220,23 +220,23 @@ class Training:
             if step and getattr(recipe, name) != getattr(self.recipe, name):
                 raise ValueError(f"{name} can change only between epochs, and this is step {step}")
 
-        # The optimizer's settings are the recipe's, and the schedule walks to its place again, which
-        # takes a second for a hundred thousand steps: no file can hold others.
+        # The optimizer's settings come from the recipe, and the schedule is stepped to its position
+        # again (a second per hundred thousand steps), so that no file can hold other settings.
         self.model.load_state_dict(state["model"])
-        walked, done = state["scheduler"]["last_epoch"], len(history) * self.steps_per_epoch + step
+        last, done = state["scheduler"]["last_epoch"], len(history) * self.steps_per_epoch + step
         if recipe != self.recipe:
-            walked = done
-        if not 0 <= walked <= done:  # fewer, where steps were skipped
+            last = done
+        if not 0 <= last <= done:  # less than `done` if steps were skipped
             raise ValueError(f"its schedule is not at its position, which is step {done}")
         self.optimizer.zero_grad()
-        self.optimizer.step()  # does nothing; but schedules warn where there was no step before
-        for _ in range(walked):
+        self.optimizer.step()  # no effect, but schedules warn if there was no step before
+        for _ in range(last):
             self.schedule.step()
         settings = self.optimizer.state_dict()["param_groups"]
         momenta = state["optimizer"]["state"]
         self.optimizer.load_state_dict({"state": momenta, "param_groups": settings})
-        for parameter, kept in self.optimizer.state.items():
-            momentum = kept["momentum_buffer"]
+        for parameter, buffers in self.optimizer.state.items():
+            momentum = buffers["momentum_buffer"]
             if momentum is not None and momentum.shape != parameter.shape:
                 raise ValueError(f"a momentum has shape {list(momentum.shape)}")
         if self.scaler.is_enabled() and state["scaler"]:
@@ -258,7 +258,7 @@ class Training:
 
     def _values(self) -> list[Tensor]:
         """The model's tensors and the optimizer's."""
-        momentum = [v for kept in self.optimizer.state.values() for v in kept.values()]
+        momentum = [v for buffers in self.optimizer.state.values() for v in buffers.values()]
         return [v for v in [*self.model.state_dict().values(), *momentum] if isinstance(v, Tensor)]
 
     def _check_finite(self, tensors: Iterable[Tensor]) -> None:
@@ -279,10 +279,10 @@ def _all_finite(tensors: Iterable[Tensor]) -> bool:
 
 
 def memory_format(channels_last: bool, device: torch.device) -> torch.memory_format:
-    """How features lie in memory while a recipe with `channels_last` trains on `device`.
+    """The memory format of features for a recipe with `channels_last` on `device`.
 
-    On a Mac's GPU never with channels last: there, the gradients of batch norm and of average
-    pooling are then wrong, without an error (pytorch#175189, pytorch#175190).
+    It is never channels last on MPS, where the gradients of batch norm and average pooling are then
+    wrong, without an error (pytorch#175189, pytorch#175190).
     """
     if channels_last and device.type != "mps":
         return torch.channels_last
@@ -292,7 +292,7 @@ def memory_format(channels_last: bool, device: torch.device) -> torch.memory_for
 @arguments.check(training=_training)
 @contextlib.contextmanager
 def seeded(training: Training) -> Iterator[None]:
-    """Draw random numbers by the recipe's seed, others in each process; then put torch's back."""
+    """Seed torch's random generators, differently in each process, and restore them at the end."""
     devices = [] if training.device.type == "cpu" else [training.device]
     with torch.random.fork_rng(devices, device_type=training.device.type):
         _seed(training.recipe.seed, distributed.rank())
@@ -305,14 +305,15 @@ def _seed(*numbers: int) -> None:
 
 @arguments.check(module=arguments.module)
 def freeze(module: nn.Module) -> None:
-    """Keep `module` as it is while the rest of a model is trained: no gradients, and in eval mode.
+    """Freeze `module` while the rest of a model is trained: no gradients, evaluation mode.
 
-    Taking the gradients alone is not enough. In training mode, batch norm would still normalise by
-    the batch and move its running statistics, and dropout would still drop. ``model.train()`` no
-    longer reaches `module`.
+    ``requires_grad_(False)`` alone is not enough. In training mode, batch norm would still use and
+    update batch statistics, and dropout would still drop. ``model.train()`` has no effect on
+    `module` any more.
     """
     module.requires_grad_(False).eval()
-    module.train = types.MethodType(lambda self, mode=True: self, module)  # type: ignore
+    unchanged = types.MethodType(lambda self, mode=True: self, module)
+    module.train = unchanged  # type: ignore[method-assign]
 
 
 @arguments.check(
@@ -335,23 +336,22 @@ def fit(
     initial_weights: str | None = None,
     progress: bool = True,
 ) -> list[dict[str, float]]:
-    """Train `model` in place, on the device that it is on.
+    """Train `model` in place, on its device.
 
-    Ctrl-C, or a request to end by SIGTERM, takes effect after the step under way, which `output`
-    then holds. A second Ctrl-C takes effect at once; the checkpoint before is kept.
+    Ctrl-C or SIGTERM stops the run after the current step, with a checkpoint in `output`. A second
+    Ctrl-C stops it at once; the previous checkpoint is kept.
 
     Args:
         model: maps normalised images (N, C, H, W) to logits (N, classes).
-        dataset: images to train on, and test images to evaluate on after every epoch.
-        recipe: how.
-        output: a folder for checkpoints, metrics and curves (see :class:`run_folder.RunFolder`);
-            ``None`` keeps nothing.
-        resume: whether to go on with the run that `output` holds; if it holds none, one begins.
-        allow_changes: whether to go on though the device, the number of processes, the recipe or
-            `model_config` has changed. It is then no longer, bit for bit, the run that it was.
-        model_config: what the checkpoints say of the model: the arguments of
-            :func:`network.densenet`.
-        initial_weights: what they say of where the model's weights came from.
+        dataset: training images, and test images for the evaluation after every epoch.
+        recipe: the hyperparameters.
+        output: a folder for checkpoints, metrics and curves (see :class:`run_folder.RunFolder`), or
+            ``None``.
+        resume: whether to resume the run in `output`; if there is none, a new one starts.
+        allow_changes: whether to resume with another device, number of processes, recipe or
+            `model_config`. The results are then not bit for bit those of the original run.
+        model_config: arguments of :func:`network.densenet`, for the checkpoints' metadata.
+        initial_weights: source of the initial weights, for the checkpoints' metadata.
         progress: whether to show a progress bar.
 
     Returns:
@@ -361,8 +361,8 @@ def fit(
         weights change; test figures are exact.
 
     Raises:
-        ValueError: an argument is out of its range; the loss is not finite any more; or `output` is
-            in use, or holds a run that this one would destroy or cannot go on with.
+        ValueError: an argument is out of range; the loss is not finite any more; or `output` is in
+            use, or holds a run that would be overwritten or cannot be resumed.
         OSError: a checkpoint cannot be written.
         KeyboardInterrupt: the run was asked to stop.
     """
@@ -379,9 +379,8 @@ def fit(
                 training.take_step(batch)
                 if distributed.all_reduce_any(bool(requested)):
                     folder.save(training)
-                    raise KeyboardInterrupt(
-                        f"stopped after step {training.step} of epoch {training.epoch}"
-                    )
+                    position = f"step {training.step} of epoch {training.epoch}"
+                    raise KeyboardInterrupt(f"stopped after {position}")
             training.finish_epoch()
             folder.save(training)
     return training.history
@@ -422,20 +421,20 @@ def with_progress(training: Training, progress: bool = True) -> Iterator[Tensor]
 
 @contextlib.contextmanager
 def requests_to_stop() -> Iterator[list[int]]:
-    """A list that Ctrl-C and SIGTERM add to, instead of what they do otherwise.
+    """Handle Ctrl-C and SIGTERM: the signals are added to the list that is yielded.
 
     Raises:
-        KeyboardInterrupt: wherever the program is, at the second Ctrl-C.
+        KeyboardInterrupt: at the second Ctrl-C, wherever the program is.
     """
     requested: list[int] = []
     if threading.current_thread() is not threading.main_thread():
-        yield requested  # only the main thread may ask to hear of signals
+        yield requested  # only the main thread may set signal handlers
         return
     last = 0.0
 
     def request(number: int, frame: types.FrameType | None) -> None:
         nonlocal last
-        # torchrun passes a Ctrl-C on, which its processes have had from the terminal already.
+        # The terminal sends a Ctrl-C to all processes, and then torchrun forwards it to them.
         passed_on = distributed.is_running() and time.monotonic() - last < 2
         if number == signal.SIGINT and number in requested and not passed_on:
             raise KeyboardInterrupt("stopped at once")
@@ -463,12 +462,16 @@ def requests_to_stop() -> Iterator[list[int]]:
 def predict(
     model: nn.Module, dataset: ImageDataset, images: Tensor, batch_size: int = 100
 ) -> Tensor:
-    """Logits (N, classes) of `model`, in eval mode, for uint8 `images` (N, C, H, W); on the CPU.
+    """Logits (N, classes), on the CPU, of `model` in evaluation mode.
 
-    `dataset` says how to normalise. Each module of the model is left in the mode it was in.
+    Args:
+        model: its modes are restored afterwards.
+        dataset: its mean and standard deviation normalise the images.
+        images: uint8 tensor (N, C, H, W).
+        batch_size: images per forward pass.
 
     Raises:
-        ValueError: an argument is of another kind.
+        ValueError: an argument has a wrong type.
     """
     device = _device(model)
     with evaluation_mode(model):
@@ -480,7 +483,7 @@ def predict(
 def evaluate(model: nn.Module, dataset: ImageDataset) -> tuple[float, float]:
     """Mean cross-entropy and accuracy (0 to 1) of `model` over all test images of `dataset`.
 
-    Exact, whatever the number of processes: each takes its shard of the images, none twice.
+    The result is exact for any number of processes, each of which evaluates its shard.
     """
     labels = distributed.shard(dataset.test_labels.cpu())
     logits = predict(model, dataset, distributed.shard(dataset.test_images))

@@ -1,4 +1,4 @@
-"""How to train: :class:`Recipe`, and the schedules that it can choose from."""
+"""The hyperparameters of a training run, :class:`Recipe`, and learning-rate schedules."""
 
 import math
 
@@ -21,12 +21,12 @@ from densenet_tutorial.utils.options import checked_dataclass, option
 
 
 def step(optimizer: Optimizer, lr: float, steps: int) -> LRScheduler:
-    """The paper's: a tenth of `lr` after half of the steps, a hundredth after three quarters."""
+    """The paper's schedule: `lr` / 10 after half of the steps, `lr` / 100 after three quarters."""
     return lr_scheduler.MultiStepLR(optimizer, [math.ceil(steps / 2), math.ceil(steps * 3 / 4)])
 
 
 def cosine(optimizer: Optimizer, lr: float, steps: int) -> LRScheduler:
-    """From `lr` down to zero along half a cosine wave."""
+    """Cosine annealing from `lr` to zero."""
     return lr_scheduler.CosineAnnealingLR(optimizer, steps)
 
 
@@ -35,8 +35,8 @@ def one_cycle(optimizer: Optimizer, lr: float, steps: int) -> LRScheduler:
     return lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps + 1, cycle_momentum=False)
 
 
-#: How the learning rate changes: from an optimizer, its learning rate and the number of a run's
-#: steps to a scheduler that is advanced once a step.
+#: Functions from an optimizer, its learning rate and the number of steps of a run to a scheduler,
+#: which is advanced once per step.
 SCHEDULES = {"step": step, "cosine": cosine, "one-cycle": one_cycle}
 
 #: Lower precisions for the forward pass.
@@ -44,63 +44,63 @@ AMP: dict[str | None, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.floa
 
 
 def list_schedules() -> list[str]:
-    """The names that ``Recipe.schedule`` may be."""
+    """The values of ``Recipe.schedule``."""
     return list(SCHEDULES)
 
 
 @checked_dataclass
 class Recipe:
-    """How to train. The defaults are the paper's for CIFAR, which augments by ``("crop", "flip")``.
+    """Hyperparameters. Defaults are the paper's for CIFAR, whose `augment` is ``("crop", "flip")``.
 
     Raises:
-        ValueError: an attribute is out of its range.
+        ValueError: an attribute is out of range.
 
     Source: Huang et al. 2017, https://arxiv.org/abs/1608.06993, section 4.2; one cycle: Smith and
     Topin 2018, https://arxiv.org/abs/1708.07120.
     """
 
-    epochs: int = option(300, positive_int, "passes over the training images")
+    epochs: int = option(positive_int, "passes over the training images", default=300)
     batch_size: int = option(
-        64,
         positive_int,
-        "images per step, of all processes together; a last, smaller batch is left out",
+        "images per step, over all processes; a last, smaller batch is dropped",
+        default=64,
     )
-    lr: float = option(0.1, positive_number, "the learning rate at its highest")
+    lr: float = option(positive_number, "maximum learning rate", default=0.1)
     schedule: str = option(
-        "step", one_of(SCHEDULES), "how the learning rate changes over all steps"
+        one_of(SCHEDULES), "how the learning rate changes over all steps", default="step"
     )
-    weight_decay: float = option(1e-4, fraction, "L2 penalty on all parameters")
+    weight_decay: float = option(fraction, "L2 penalty on all parameters", default=1e-4)
     label_smoothing: float = option(
-        0.0, fraction, "how much of each label is spread over all classes, 0 to 1"
+        fraction, "fraction of each label to distribute over all classes, 0 to 1", default=0.0
     )
     augment: tuple[str, ...] = option(
-        (),
         sequence_of(one_of(AUGMENTATIONS), empty=True),
-        "changes to training images, in the order in which they are applied",
+        "augmentations of training images, in order",
+        default=(),
     )
     clip_norm: float | None = option(
-        None, optional(positive_number), "a larger gradient is scaled down to this norm"
+        optional(positive_number), "maximum norm of the gradient", default=None
     )
     amp: str | None = option(
-        None,
         optional(one_of(AMP)),
-        "precision of the forward pass, where it is not to be float32",
+        "lower precision for the forward pass, instead of float32",
+        default=None,
         bare="bf16",
     )
     channels_last: bool = option(
-        True,
         boolean,
-        "whether a pixel's channels lie next to each other in memory; the results are the same",
+        "whether to use the memory format channels_last; the results are the same",
+        default=True,
     )
-    compile: bool = option(False, boolean, "whether to run the model through torch.compile")
+    compile: bool = option(boolean, "whether to run the model through torch.compile", default=False)
     sync_batch_norm: bool = option(
-        False,
         boolean,
-        "whether batch norm takes its statistics over the images of all processes (on GPUs)",
+        "whether batch norm uses the statistics of all processes (on GPUs)",
+        default=False,
     )
     seed: int = option(
-        0,
         non_negative_int,
-        "of the images' order, of augmentation, of dropout and, on the command line, of the "
+        "random seed for the order of images, augmentation, dropout and, on the command line, the "
         "initial weights",
+        default=0,
     )

@@ -1,6 +1,6 @@
-"""The folder of a training run: what it holds, who may write in it, and how a run goes on from it.
+"""The folder of a training run: its files, its lock, and resuming from it.
 
-Each fact has one place: ``last.pt`` is the run, and the other files are made from it, for people.
+``last.pt`` holds the complete state of the run; the other files are derived from it, for people.
 """
 
 import contextlib
@@ -31,28 +31,27 @@ else:
 
 _log = logging.getLogger(__name__)
 
-#: What a run writes. Nothing else in its folder is looked at.
+#: The files that a run writes. Other files in its folder are ignored.
 FILES = ("last.pt", "config.json", "best.pt", "metrics.csv", "curves.png")
 
-#: The parts of a configuration that one may insist on changing. With other data it is another run.
+#: Parts of the configuration that may change with ``allow_changes``; the data set may not.
 _CHANGEABLE = ("recipe", "model", "device", "processes")
 
-_INSIST = "to go on all the same, allow changes (on the command line: --allow-changes)"
+_INSIST = "to resume all the same, allow changes (on the command line: --allow-changes)"
 
 
 class RunFolder:
-    """What a run leaves behind, one file for each purpose.
+    """The files of a run.
 
-    - ``last.pt``: the configuration, and everything that the next step depends on. Written at the
-      start, after each epoch and when the run is stopped, each time before the other files.
+    - ``last.pt``: the configuration and the complete training state. Written at the start, after
+      each epoch and when the run is stopped, before the other files.
     - ``config.json``: the configuration: data set, model, recipe, device, processes, and an id.
-    - ``best.pt``: the model of the epoch with the best test accuracy. It was chosen on the test
-      images, so its accuracy on them flatters: report the last epoch's.
-    - ``metrics.csv``: one row an epoch.
-    - ``curves.png``: loss and accuracy, drawn.
+    - ``best.pt``: the model of the epoch with the best test accuracy. It was selected on the test
+      images, so its accuracy on them is too optimistic: report the last epoch's.
+    - ``metrics.csv``: one row per epoch.
+    - ``curves.png``: plots of loss and accuracy.
 
-    Of several processes the main one reads and writes, and while it does, nobody else can: the
-    folder is locked.
+    The main process reads and writes them, and locks the folder meanwhile.
     """
 
     def __init__(self, path: Path, config: dict[str, Any]) -> None:
@@ -66,7 +65,7 @@ class RunFolder:
         """Lock the folder until `stack` is closed.
 
         Returns:
-            The state to go on from, or ``None`` if a run begins; and what has changed since.
+            The state to resume from, or ``None`` for a new run; and the changes since.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -85,7 +84,7 @@ class RunFolder:
         return state, changes
 
     def _changes(self, state: dict[str, Any], allowed: bool) -> list[str]:
-        """In what the configuration differs from the one in `state`, and note it; or refuse it."""
+        """Record the differences between the configuration and that in `state`, or refuse them."""
         old = state["config"]
         found = differences(old, self.config)
         never = [what for what in found if not what.startswith(_CHANGEABLE)]
@@ -100,18 +99,18 @@ class RunFolder:
             change = {"epoch": len(state["history"]) + 1, "step": state["step"], "changed": found}
             self.config["changes"] = [*old.get("changes", []), change]
             _log.warning(
-                "%s: %s; from here on it is no longer, bit for bit, the run that it was",
+                "%s: %s; from here on its results are no longer the same, bit for bit",
                 self.path,
                 ", ".join(found),
             )
         return found
 
     def save(self, training: Any) -> None:
-        """Write all that changes in a run; every process has to call this.
+        """Write all files; every process must call this.
 
         Raises:
             ValueError: the loss, a weight or a momentum is not finite.
-            OSError: the disk is full, say. In both cases, the checkpoint before is still there.
+            OSError: for example, the disk is full. In both cases the old checkpoint is kept.
         """
         state = training.state_dict()
         if distributed.is_main_process():
@@ -119,7 +118,7 @@ class RunFolder:
             self.write_for_people(state)
 
     def write_for_people(self, state: dict[str, Any]) -> None:
-        """Write what is made from `state`. That may fail, since the run does not depend on it."""
+        """Write the files that are derived from `state`. A failure does not stop the run."""
         history = state["history"]
         self._attempt("config.json", lambda: (json.dumps(self.config, indent=2) + "\n").encode())
         if history:
@@ -134,7 +133,7 @@ class RunFolder:
                 self._best_accuracy = best
 
     def _attempt(self, name: str, content: Callable[[], bytes | memoryview]) -> bool:
-        """Write the file called `name` unless it is right; or warn, once, that it cannot be done."""
+        """Write the file `name` if its content has changed; after a failure, warn once."""
         path = self.path / name
         try:
             new = content()
@@ -142,14 +141,14 @@ class RunFolder:
                 files.write(path, new)
         except Exception as error:  # noqa: BLE001 drawing may fail in any way
             if name not in self._failed:
-                _log.warning("the run goes on, but %s could not be written: %s", name, error)
+                _log.warning("the run continues, but %s could not be written: %s", name, error)
             self._failed.add(name)
             return False
         return True
 
 
 class NoFolder:
-    """In place of a :class:`RunFolder`, for a run of which nothing is kept."""
+    """Replaces a :class:`RunFolder` in a run that writes no files."""
 
     def save(self, training: Any) -> None:
         """Do nothing."""
@@ -163,19 +162,18 @@ def open_folder(
     resume: bool = False,
     allow_changes: bool = False,
 ) -> Iterator[RunFolder | NoFolder]:
-    """Begin a run in the folder `output`, or go on from its ``last.pt``; meanwhile it is locked.
+    """Start a run in the folder `output`, or resume from its ``last.pt``; lock it meanwhile.
 
     Args:
-        output: its path, which is made if need be; with ``None`` nothing is kept.
-        training: the :class:`Training`. If a run goes on, its ``load_state_dict`` is called.
-        about: what the configuration says besides ``training.config()``.
-        resume: whether to go on with the run in the folder; if there is none, one begins.
-        allow_changes: whether to go on though something in the configuration has changed, or though
-            ``best.pt`` is gone.
+        output: its path, which is created if necessary; ``None`` to write no files.
+        training: the :class:`Training`, whose ``load_state_dict`` is called to resume.
+        about: additions to ``training.config()``.
+        resume: whether to resume the run in the folder; if there is none, a new one starts.
+        allow_changes: whether to resume with a changed configuration, or without ``best.pt``.
 
     Raises:
         ValueError: the folder is locked; or it holds a run, and `resume` is false; or this run is
-            damaged, not whole, or not the one in `training`.
+            damaged, incomplete, or not the one in `training`.
         OSError: the folder cannot be written to.
     """
     config = _as_json(training.config() | about)
@@ -206,15 +204,14 @@ def open_folder(
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Keep every other process and thread out of `folder`.
+    """Lock `folder` against all other processes and threads.
 
-    The lock is the operating system's, on a file, and ends with the process, however that ends.
-    Over NFS it holds between machines if the server does its part; where a file system has no
-    locks, this warns and goes on.
+    The operating system's lock on a file ends with the process. Over NFS it works between machines
+    if the server supports it. Without locks in the file system, this warns and continues.
 
     Raises:
-        ValueError: somebody else has it.
-        OSError: there can be no such file.
+        ValueError: the folder is locked already.
+        OSError: the file cannot be created.
     """
     path = folder / ".lock"
     while True:
@@ -234,11 +231,11 @@ def _locked(folder: Path) -> Iterator[None]:
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(file), os.stat(path)):
                 break
-        os.close(file)  # its owner removed it between our opening and locking it
+        os.close(file)  # its owner removed it after we opened it
     try:
         yield
     finally:
-        with contextlib.suppress(OSError):  # Windows removes no open file
+        with contextlib.suppress(OSError):  # Windows does not remove open files
             path.unlink()
         os.close(file)
 
@@ -246,11 +243,11 @@ def _locked(folder: Path) -> Iterator[None]:
 def read_run(
     folder: str | os.PathLike[str], *, resume: bool = True, allow_changes: bool = False
 ) -> dict[str, Any] | None:
-    """What ``last.pt`` of the run in `folder` holds, or ``None`` if no run has begun there.
+    """The content of ``last.pt`` of the run in `folder`, or ``None`` if there is no run.
 
     Raises:
-        ValueError: a run has begun and `resume` is false; or it is damaged, something of it is
-            missing, or its files are of different runs.
+        ValueError: there is a run and `resume` is false; or it is damaged or incomplete, or its
+            files belong to different runs.
     """
     folder = Path(folder)
     last, config_file, best = (folder / name for name in ("last.pt", "config.json", "best.pt"))
@@ -263,7 +260,7 @@ def read_run(
             f"({present[0]}); choose another or resume it"
         )
     if "last.pt" not in present:
-        raise ValueError(f"{last} is missing, and without it the run cannot go on")
+        raise ValueError(f"{last} is missing, and without it the run cannot be resumed")
     state = read_checkpoint(last)
     with _named(last):
         _check_form(state)
@@ -276,10 +273,10 @@ def read_run(
             raise ValueError(f"{last} is of another run than {config_file}")
         if (found := differences(config, theirs)) and not allow_changes:
             raise ValueError(
-                f"{config_file} has been changed: {found[0]}; write it again as it was. What a run "
-                "may change when it goes on is said by options"
+                f"{config_file} has been changed: {found[0]}; restore it. To resume with "
+                "other settings, pass them as options"
             )
-    elif history or state["step"]:  # if not, it was interrupted while it began
+    elif history or state["step"]:  # otherwise it was interrupted at its start
         raise ValueError(f"{config_file} is missing; it says which run this is")
     if "best.pt" in present:
         with _named(best):
@@ -287,13 +284,13 @@ def read_run(
                 raise ValueError("it is of another run than last.pt")
     elif history and not allow_changes:
         epoch = max(history, key=lambda row: row["test_accuracy"])["epoch"]
-        if state["step"] or epoch < len(history):  # if not, it is made from last.pt
+        if state["step"] or epoch < len(history):  # otherwise it is derived from last.pt
             raise ValueError(f"{best} is missing, with the weights of epoch {epoch}; {_INSIST}")
     return state
 
 
 def _check_form(state: dict[str, Any]) -> None:
-    """Refuse a checkpoint that holds no run."""
+    """Refuse a checkpoint without the state of a run."""
     kinds: dict[str, type] = {
         "config": dict,
         "model": dict,
@@ -303,9 +300,7 @@ def _check_form(state: dict[str, Any]) -> None:
     }
     kinds |= {"random": list, "history": list, "step": int, "sums": list, "seconds": float}
     if wrong := [name for name, kind in kinds.items() if not isinstance(state.get(name), kind)]:
-        raise ValueError(
-            f"it holds no run to go on with: {wrong[0]!r} is missing or of another kind"
-        )
+        raise ValueError(f"it holds no run to resume: {wrong[0]!r} is missing or of a wrong type")
     for number, row in enumerate(state["history"], start=1):
         if (
             not isinstance(row, dict)
@@ -319,7 +314,7 @@ def _check_form(state: dict[str, Any]) -> None:
 
 
 def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
-    """The configuration of the run in `folder`, as ``config.json`` has it.
+    """The configuration in ``config.json`` of the run in `folder`.
 
     Raises:
         ValueError: there is none, or it cannot be read.
@@ -332,7 +327,7 @@ def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def differences(old: Any, new: Any, name: str = "") -> list[str]:
-    """In what two configurations differ, in words; ids and places of folders do not matter."""
+    """Differences between two configurations, as sentences; ids and folders are ignored."""
     if isinstance(old, dict) and isinstance(new, dict):
         names = [key for key in old | new if f"{name}.{key}" not in (".id", ".changes")]
         names = [key for key in names if (name, key) != ("dataset", "folder")]
@@ -342,7 +337,7 @@ def differences(old: Any, new: Any, name: str = "") -> list[str]:
 
 
 def _as_json(config: dict[str, Any]) -> dict[str, Any]:
-    """`config` as it comes back from a file."""
+    """`config` after a round trip through JSON."""
     return json.loads(json.dumps(config))
 
 
@@ -355,7 +350,7 @@ def _table(history: list[dict[str, float]]) -> str:
 
 
 def _curves(history: list[dict[str, float]]) -> bytes:
-    from densenet_tutorial import figures  # and with it matplotlib, which nothing else here needs
+    from densenet_tutorial import figures  # imports matplotlib, which nothing else here needs
 
     return figures.png(figures.history(history))
 
@@ -397,11 +392,11 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """Let an error say in which file is what does not fit, whatever a stranger's file causes."""
+    """Let errors name the file, whatever its content causes."""
     try:
         yield
     except (KeyError, IndexError, TypeError, AttributeError, ValueError, RuntimeError) as error:
-        # Of a state dict that does not fit, torch names every tensor; the first one will do.
+        # torch's error for a state dict names every tensor; the first one is enough.
         why = " ".join(line.strip() for line in str(error).splitlines()[:2])
         why = f"{why} is missing" if isinstance(error, KeyError) else why
         raise ValueError(f"{path} does not fit this run: {why}") from error

@@ -1,11 +1,11 @@
-"""Argument checks: the one place that says in words what an argument must be.
+"""Argument validation, with one wording for all error messages.
 
     @arguments.check(num_layers=positive_int, drop_rate=fraction)
     def build(num_layers: int, drop_rate: float = 0.0) -> nn.Module: ...
 
-A :class:`Check` takes the name and the value of an argument and returns the value as the function
-wants it: an ``int`` for NumPy's, a tuple for a list. Anything else is a ``ValueError`` that names the
-argument, what it must be, and what came.
+A :class:`Check` takes the name and the value of an argument and returns the value converted: an
+``int`` for NumPy's, a tuple for a list. An invalid value raises a ``ValueError`` that names the
+argument, the values that are valid, and the one that was passed.
 """
 
 import contextlib
@@ -31,12 +31,12 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class Check:
-    """What an argument must be.
+    """The values that an argument may have.
 
     Attributes:
         description: completes "NAME must be …"; a function where it is known only later.
         convert: returns the value as it is to be used, or raises a ``ValueError`` or ``TypeError``.
-        choices: what it can choose from, itself or for its elements, where that is a list.
+        choices: the valid values, or those of the elements of a sequence, if they are a list.
     """
 
     description: str | Callable[[], str]
@@ -56,12 +56,12 @@ class Check:
 def check(
     *relations: Callable[..., None], **checks: Check
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Decorate a function: the named arguments, where they are given, go through their checks first.
+    """Decorate a function: arguments that are given go through their checks first.
 
     Args:
-        relations: what arguments must be to each other; functions of some of them, by their names,
-            that raise a ``ValueError``.
-        checks: what each argument must be by itself. Defaults are not checked.
+        relations: checks of several arguments together: functions of some of them, by name, that
+            raise a ``ValueError``.
+        checks: the check of each argument by itself. Defaults are not checked.
     """
     related = [(relation, inspect.signature(relation).parameters) for relation in relations]
 
@@ -92,7 +92,7 @@ def check(
 
 
 class _Short(reprlib.Repr):
-    """Python's own way to show much in little, without the numbers of tensors and arrays."""
+    """The short ``repr`` of reprlib, without the elements of tensors and arrays."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -107,12 +107,12 @@ class _Short(reprlib.Repr):
 
 
 def shown(value: Any) -> str:
-    """`value` in a few words on one line, for a message."""
+    """A short ``repr`` of `value` on one line, for a message."""
     return " ".join(_Short().repr(value).split())
 
 
 def integer(least: int | None = None, most: int | None = None) -> Check:
-    """A whole number, Python's or NumPy's, from `least` to `most`; truth values are none."""
+    """An integer, Python's or NumPy's, from `least` to `most`, and no bool."""
 
     def convert(value: Any) -> int:
         if isinstance(value, (bool, np.bool_, torch.Tensor)):
@@ -163,7 +163,7 @@ boolean = Check("True or False", _boolean)
 
 
 def one_of(choices: Collection[Any]) -> Check:
-    """One of `choices`, of the same type: 1 is not True."""
+    """One of `choices`, equal and of the same type: 1 is not True."""
 
     def convert(value: Any) -> Any:
         for choice in choices:
@@ -175,7 +175,7 @@ def one_of(choices: Collection[Any]) -> Check:
 
 
 def optional(inner: Check) -> Check:
-    """``None``, or what `inner` takes."""
+    """``None``, or a value that `inner` accepts."""
     return Check(
         lambda: f"{inner}, or None",
         lambda value: None if value is None else inner.convert(value),
@@ -184,14 +184,14 @@ def optional(inner: Check) -> Check:
 
 
 def sequence_of(inner: Check, *, empty: bool = False, most: int | None = None) -> Check:
-    """A list, a tuple or another sequence, returned as a tuple, whose elements `inner` takes."""
+    """A list, tuple or other sequence of elements that `inner` accepts; returned as a tuple."""
 
     def convert(values: Any) -> tuple[Any, ...]:
-        # Python would go through these too: text by letter, sets in no order, dicts by key.
+        # Python iterates over these as well: strings by letter, sets in no order, dicts by key.
         if isinstance(values, (str, bytes, bytearray, AbstractSet, Mapping)):
             raise TypeError
         if not hasattr(values, "__len__"):
-            raise TypeError  # a generator is empty the second time
+            raise TypeError  # a generator, which is empty the second time
         converted = tuple(inner.convert(value) for value in values)
         if (not converted and not empty) or (most is not None and len(converted) > most):
             raise ValueError
@@ -203,7 +203,7 @@ def sequence_of(inner: Check, *, empty: bool = False, most: int | None = None) -
 
 
 def mapping_of(inner: Check, *, most: int | None = None) -> Check:
-    """A dict or another mapping, not empty, from names to what `inner` takes."""
+    """A non-empty dict or other mapping from names to values that `inner` accepts."""
 
     def convert(values: Any) -> dict[str, Any]:
         if not isinstance(values, Mapping) or not all(isinstance(name, str) for name in values):
@@ -217,7 +217,7 @@ def mapping_of(inner: Check, *, most: int | None = None) -> Check:
 
 
 def instance_of(kind: type | tuple[type, ...], description: str) -> Check:
-    """An object of `kind`, which is called `description`."""
+    """An instance of `kind`, which messages call `description`."""
 
     def convert(value: Any) -> Any:
         if not isinstance(value, kind):
@@ -254,7 +254,7 @@ _KINDS: dict[str, Callable[[torch.Tensor], bool]] = {
 
 
 def tensor(kind: str, shape: str | None = None) -> Check:
-    """A tensor of `kind` that is not empty, with as many dimensions as `shape` names ("N, C, H, W")."""
+    """A non-empty tensor of `kind`, with as many dimensions as `shape` names ("N, C, H, W")."""
 
     def convert(value: Any) -> torch.Tensor:
         if not isinstance(value, torch.Tensor) or not _KINDS[kind](value):
@@ -266,7 +266,7 @@ def tensor(kind: str, shape: str | None = None) -> Check:
     return Check(f"a tensor of {kind}, not empty" + (f", ({shape})" if shape else ""), convert)
 
 
-def _numbers(values: Any) -> np.ndarray:
+def _number_sequence(values: Any) -> np.ndarray:
     if isinstance(values, torch.Tensor):
         values = values.detach().cpu().numpy()
     if not isinstance(values, np.ndarray):
@@ -279,8 +279,8 @@ def _numbers(values: Any) -> np.ndarray:
 
 _any_number = Check("a number", _real)
 finite_number = _number("a finite number", math.isfinite)
-#: Any sequence of numbers, a tensor and an array among them, returned as an array.
-numbers_in_a_row = Check("a non-empty sequence of numbers", _numbers)
+#: A sequence, one-dimensional tensor or array of numbers; returned as an array.
+number_sequence = Check("a non-empty sequence of numbers", _number_sequence)
 
 
 def _device(value: Any) -> torch.device:
@@ -288,7 +288,7 @@ def _device(value: Any) -> torch.device:
         raise TypeError
     try:
         return torch.empty(0, device=value).device
-    except (RuntimeError, AssertionError) as error:  # an unknown name; a device that is not here
+    except (RuntimeError, AssertionError) as error:  # an unknown or a missing device
         raise ValueError from error
 
 

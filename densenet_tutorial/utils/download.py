@@ -1,8 +1,8 @@
-"""One file from the web, within limits of time and size.
+"""Download one file, with limits on time and size.
 
-Why not ``torch.hub.download_url_to_file``: it waits for ever, has no limit of size, and takes a
-connection that breaks off for the file's end. Why not pooch or huggingface_hub: they notice that,
-and have neither a limit of size nor one for a server that sends a byte now and then.
+``torch.hub.download_url_to_file`` has no timeout and no size limit, and takes a broken connection
+for the end of the file. pooch and huggingface_hub notice that, but have no size limit either, and
+none for a server that sends a byte now and then.
 """
 
 import hashlib
@@ -19,83 +19,83 @@ from urllib.parse import quote, urlsplit
 
 from tqdm import tqdm
 
-#: A download is given up after these seconds without an answer, or with fewer bytes in each of
-#: them.
-TIMEOUT, SLOWEST = 30, 100
+#: A download is given up after this many seconds without an answer, or with fewer bytes per second
+#: than that.
+TIMEOUT, MIN_BYTES_PER_SECOND = 30, 100
 
-_KEPT = "/%:@!$&'()*+,;=~?"  # what an address means by itself; other signs are written as %XX
+_SAFE = "/%:@!$&'()*+,;=~?"  # characters with a meaning in a URL; others are percent-encoded
 
 
-def checked_address(url: str) -> tuple[str, str]:
-    """`url` as it is asked for, and as it may be shown: its query, too, may be a secret.
+def checked_url(url: str) -> tuple[str, str]:
+    """`url` as it is requested, and as messages show it: without its query, which may be secret.
 
     Raises:
-        ValueError: it is none of http or https, or it holds a password.
+        ValueError: the scheme is neither http nor https, or the URL holds a password.
     """
     try:
         parts = urlsplit(url)
         usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:  # a port that is no number, or an unfinished [::1
+    except ValueError:  # a port that is no number, or an unclosed [::1
         usable = False
     if not usable or parts.username is not None:
         raise ValueError(
             "must be an address such as https://host/file.pth, without a user's name and password, "
             f"got {without_secrets(url)!r}"
         )
-    shown = f"{parts.scheme}://{parts.netloc}{quote(parts.path, safe=_KEPT)}"
-    return shown + (f"?{quote(parts.query, safe=_KEPT)}" if parts.query else ""), shown
+    shown = f"{parts.scheme}://{parts.netloc}{quote(parts.path, safe=_SAFE)}"
+    return shown + (f"?{quote(parts.query, safe=_SAFE)}" if parts.query else ""), shown
 
 
 def without_secrets(text: str) -> str:
-    """`text`, if it is an address, without a user's name and password and without its query."""
+    """`text`, without user name, password and query if it is a URL."""
     if "://" in text:
         text = re.sub(r"(?<=//).*@", "…@", text, flags=re.DOTALL).partition("?")[0]
     return text[:200]
 
 
 def sha256(path: str | os.PathLike[str]) -> str:
-    """The SHA-256 of the file at `path`."""
+    """The SHA-256 of the file at `path`, as hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def fetch(address: str, file: BinaryIO, largest: int, progress: bool) -> tuple[str, bytes]:
-    """Write what `address` answers to `file`; return its SHA-256 and its first bytes.
+def fetch(url: str, file: BinaryIO, max_bytes: int, progress: bool) -> tuple[str, bytes]:
+    """Download `url` into `file`; return its SHA-256 and its first bytes.
 
     Raises:
-        OSError: it cannot be had, its connection breaks off, it does not get on, or it has more
-            than `largest` bytes.
+        OSError: there is no answer, the connection breaks off or is too slow, or the file has more
+            than `max_bytes`.
     """
     digest, start, size = hashlib.sha256(), b"", 0
     try:
-        with _answer(address) as answer:
-            said = answer.headers.get("Content-Length", "")
-            total = int(said) if re.fullmatch(r"[0-9]{1,15}", said) else None
-            name = urlsplit(address).path.rpartition("/")[2]
+        with _response(url) as response:
+            length = response.headers.get("Content-Length", "")
+            total = int(length) if re.fullmatch(r"[0-9]{1,15}", length) else None
+            name = urlsplit(url).path.rpartition("/")[2]
             with tqdm(
                 desc=name, total=total, unit="B", unit_scale=True, disable=not progress
             ) as bar:
                 since, before = time.monotonic(), 0
-                while chunk := answer.read1(2**16):
+                while chunk := response.read1(2**16):
                     file.write(chunk)
                     digest.update(chunk)
                     bar.update(len(chunk))
                     start, size = start or chunk, size + len(chunk)
-                    if max(size, total or 0) > largest:
-                        raise OSError(f"it has more than {largest:,} bytes")
+                    if max(size, total or 0) > max_bytes:
+                        raise OSError(f"it has more than {max_bytes:,} bytes")
                     if time.monotonic() - since > TIMEOUT:
-                        if size - before < SLOWEST * TIMEOUT:
+                        if size - before < MIN_BYTES_PER_SECOND * TIMEOUT:
                             raise OSError(f"only {size - before} bytes came in {TIMEOUT} seconds")
                         since, before = time.monotonic(), size
-    except (http.client.HTTPException, ValueError) as error:  # whose texts may be the server's
+    except (http.client.HTTPException, ValueError) as error:  # whose text may come from the server
         raise OSError("the server broke off, or does not keep to HTTP") from error
-    if total is not None and size != total:  # to the connection, this is an end like any other
+    if total is not None and size != total:  # http.client does not tell this from a normal end
         raise OSError(f"the connection broke off after {size:,} of {total:,} bytes")
     return digest.hexdigest(), start
 
 
 class _Redirecting(urllib.request.HTTPRedirectHandler):
-    """Follows a redirect to the same scheme, or to https."""
+    """Follows redirects to the same scheme, or to https."""
 
     def redirect_request(
         self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str
@@ -105,12 +105,12 @@ class _Redirecting(urllib.request.HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-def _answer(address: str) -> http.client.HTTPResponse:
-    """The answer to a request for `address`, if its head comes in time, however slowly it drips."""
+def _response(url: str) -> http.client.HTTPResponse:
+    """The response to a request for `url`; a thread bounds the time that all its headers take."""
     answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
-    def ask() -> None:
-        request = urllib.request.Request(address, headers={"User-Agent": "densenet-tutorial"})
+    def send() -> None:
+        request = urllib.request.Request(url, headers={"User-Agent": "densenet-tutorial"})
         try:
             opener = urllib.request.build_opener(_Redirecting)
             answers.put(opener.open(request, timeout=TIMEOUT))
@@ -118,10 +118,10 @@ def _answer(address: str) -> http.client.HTTPResponse:
             answers.put(OSError(f"HTTP status {error.code}"))
         except urllib.error.URLError as error:
             answers.put(error.reason if isinstance(error.reason, OSError) else OSError("no answer"))
-        except Exception as error:  # noqa: BLE001, for the thread that waits
+        except Exception as error:  # noqa: BLE001 - raised again in the thread that waits
             answers.put(error)
 
-    threading.Thread(target=ask, daemon=True).start()
+    threading.Thread(target=send, daemon=True).start()
     try:
         answer = answers.get(timeout=2 * TIMEOUT)
     except queue.Empty:

@@ -1,6 +1,7 @@
-"""The device to compute on, and what a bug report needs to know about the machine.
+"""The device to compute on, and the versions that a bug report should quote.
 
-``DENSENET_TUTORIAL_DEVICE`` chooses the device: ``auto`` (the default), ``cpu``, ``cuda`` or ``mps``.
+The environment variable ``DENSENET_TUTORIAL_DEVICE`` chooses the device: ``auto`` (the default),
+``cpu``, ``cuda`` or ``mps``.
 """
 
 import os
@@ -19,9 +20,9 @@ _REPORTED = (
 
 @arguments.check(name=arguments.optional(arguments.text))
 def device(name: str | None = None) -> torch.device:
-    """The device called `name`, by default what ``DENSENET_TUTORIAL_DEVICE`` holds.
+    """The device called `name`, by default the one that ``DENSENET_TUTORIAL_DEVICE`` names.
 
-    ``auto`` takes a GPU where there is one.
+    ``auto`` chooses a GPU if there is one.
 
     Raises:
         ValueError: an unknown device, or one that this machine lacks.
@@ -35,9 +36,9 @@ def device(name: str | None = None) -> torch.device:
         "cpu": True,
     }
     if chosen == "auto":
-        chosen = next(choice for choice, here in present.items() if here)
+        chosen = next(choice for choice, found in present.items() if found)
     if not present[chosen]:
-        here = ", ".join(choice for choice, is_here in present.items() if is_here)
+        here = ", ".join(choice for choice, found in present.items() if found)
         whose = f"the device of {variable}" if name is None else "the device"
         raise ValueError(
             f"{whose} is {chosen!r}, but PyTorch finds no such device here; it finds {here}"
@@ -61,10 +62,10 @@ def summary_line() -> str:
 
 
 def report() -> str:
-    """What a bug report should quote, one fact a line: system, device, versions. No user or path names."""
+    """System, device and versions for a bug report, one per line, without user or path names."""
     try:
         chosen: torch.device | str = device()
-    except ValueError as error:  # perhaps that is what the report is about
+    except ValueError as error:  # the report may be about this
         chosen = f"none: {error}"
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     lines = [

@@ -1,4 +1,4 @@
-"""Writing files so that an interruption, at whatever moment, leaves the old one."""
+"""Atomic writes: an interruption, at whatever moment, leaves the old file."""
 
 import contextlib
 import errno
@@ -12,41 +12,39 @@ from typing import BinaryIO
 
 try:
     import fcntl
-except ImportError:  # Windows has no locks of this kind, and lets nobody remove a file that is open
+except ImportError:  # Windows has no such locks, and does not remove open files
     fcntl = None  # type: ignore[assignment]
 
 
 def write(path: str | os.PathLike[str], content: bytes | memoryview) -> None:
-    """Write `content` to `path`, whole or not at all, as :func:`replacing` does.
+    """Write `content` to `path` atomically (see :func:`atomic_write`).
 
     Raises:
-        OSError: the disk is full, say, or `path` is something else than a regular file; the message
-            names `path`.
+        OSError: the disk is full, or `path` is not a regular file; the message names `path`.
     """
     try:
-        with replacing(path) as file:
+        with atomic_write(path) as file:
             file.write(content)
     except OSError as error:
         raise OSError(error.errno, f"{error.strerror}; not written", os.fspath(path)) from error
 
 
 @contextlib.contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """A new file to write to, which takes the name `path` when the block ends without an error.
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """Yield a temporary file that is renamed to `path` when the block ends without an error.
 
-    Until then it is called ``NAME.….part`` and lies beside `path`; after an error it is removed,
-    and the old file is as it was. What a killed process left is removed when the same name is next
-    written.
+    Until then it is called ``NAME.….part`` and lies beside `path`. After an error it is removed,
+    and the old file is unchanged. The next write to `path` removes what killed processes left.
 
-    Only a regular file is ever replaced. Where `path` is a link, the link stays, and the file that
-    it leads to is replaced, or made if there is none. The new file has the old one's permissions,
-    owner and group; where the group cannot be kept, the group's permissions are taken away.
+    Only regular files are replaced. If `path` is a symbolic link, the link stays, and its target is
+    replaced or created. The new file gets the old one's permissions, owner and group; if the group
+    cannot be kept, the group loses its permissions.
 
     Raises:
-        OSError: `path` is a folder, a device or another thing that is no regular file, or is
+        OSError: `path` is a folder, a device or otherwise not a regular file, or is
             write-protected.
     """
-    old = _replaced(path)
+    old = _existing_file(path)
     target = Path(os.path.realpath(path))
     _remove_abandoned(target)
     with _part(target, private=old is not None) as file:
@@ -66,39 +64,39 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             raise
 
 
-def _replaced(path: str | os.PathLike[str]) -> os.stat_result | None:
-    """The regular file that `path` leads to, if there is one."""
+def _existing_file(path: str | os.PathLike[str]) -> os.stat_result | None:
+    """The status of the regular file at `path`, if there is one."""
     try:
         old = os.stat(path)
     except FileNotFoundError:
         return None
     if not stat.S_ISREG(old.st_mode):
         raise OSError(errno.EINVAL, "it is no regular file", os.fspath(path))
-    if not os.access(path, os.W_OK):  # a rename would not ask
+    if not os.access(path, os.W_OK):  # which a rename does not check
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.fspath(path))
     return old
 
 
 def _part(target: Path, private: bool) -> BinaryIO:
-    """A new file beside `target`, locked: nobody takes it for one that a killed process left.
+    """Create and lock a file beside `target`; the lock says that its process is alive.
 
-    Its name is one that nobody can foresee, and it is made or not opened: it follows no link. With
-    `private`, only its owner may read it.
+    The name is unpredictable, and an existing file or link is never opened. With `private`, only
+    its owner may read it.
     """
-    mode = 0o600 if private else 0o666  # less what the umask takes away
+    mode = 0o600 if private else 0o666  # minus the umask
     while True:
         part = target.with_name(f"{_beginning(target)}.{secrets.token_hex(8)}.part")
         file = open(part, "xb", opener=lambda p, flags: os.open(p, flags, mode))  # noqa: SIM115
         if fcntl:
             with contextlib.suppress(OSError):  # some network file systems have no locks
                 fcntl.flock(file, fcntl.LOCK_EX)
-        if os.path.exists(part):  # another process may have removed it before it was locked
+        if os.path.exists(part):  # another process may have removed it before the lock
             return file
         file.close()
 
 
 def _remove_abandoned(target: Path) -> None:
-    """Remove parts of `target` that nobody has locked: their processes are gone."""
+    """Remove temporary files of `target` without a lock: their processes are gone."""
     pattern = f"{glob.escape(_beginning(target))}.{'[0-9a-f]' * 16}.part"
     for part in target.parent.glob(pattern) if fcntl else ():
         with contextlib.suppress(OSError), open(part, "rb", opener=_not_following) as file:
@@ -107,7 +105,7 @@ def _remove_abandoned(target: Path) -> None:
 
 
 def _beginning(target: Path) -> str:
-    """As much of the name as leaves room for an ending in any file system."""
+    """The start of the name, short enough for a suffix in any file system."""
     return target.name[:50]
 
 
@@ -121,5 +119,5 @@ def _keep_permissions(descriptor: int, old: os.stat_result) -> None:
         with contextlib.suppress(PermissionError):
             os.fchown(descriptor, owner, group)
     if os.fstat(descriptor).st_gid != old.st_gid:
-        mode &= 0o707  # what one group might read is not for another
+        mode &= 0o707  # another group must not get the old group's permissions
     os.fchmod(descriptor, mode)

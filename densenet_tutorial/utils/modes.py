@@ -1,4 +1,4 @@
-"""Training and evaluation mode of a model's modules."""
+"""Training and evaluation mode of a model, module by module."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,15 +14,16 @@ Model = TypeVar("Model", bound=nn.Module)
 @arguments.check(model=arguments.module)
 @contextmanager
 def evaluation_mode(model: Model) -> Iterator[Model]:
-    """Within the ``with`` block, `model` is in evaluation mode; `model` is also what the block gets.
+    """Put `model` into evaluation mode within the ``with`` block, and yield it.
 
-    Afterwards, also after an error, every module is in the mode that it was in. ``model.train(was_training)`` would
-    not do that: it also puts those into training mode that were kept in evaluation mode, frozen batch norm for one.
+    Afterwards, also after an error, every module is in its previous mode. That is more than
+    ``model.train(was_training)`` does, which would also put modules into training mode that were
+    deliberately in evaluation mode, such as frozen batch norm.
     """
     before = [(module, module.training) for module in model.modules()]
     try:
         yield model.eval()
     finally:
-        model.train(before[0][1])  # for modules that do something in their own `train`
+        model.train(before[0][1])  # for modules that override `train`
         for module, training in before:
             module.training = training

@@ -4,7 +4,7 @@
 class Recipe:
     \"\"\"How to train.\"\"\"
 
-    epochs: int = option(300, positive_int, "passes over the training images")
+    epochs: int = option(positive_int, "passes over the training images", default=300)
 
     Recipe(epochs=0)         # ValueError: epochs must be a whole number of at least 1, got 0
     add_to(parser, Recipe)   # --epochs N  passes over the training images (default: 300)
@@ -24,16 +24,16 @@ C = TypeVar("C")
 
 
 def option(
-    default: Any, check: Check, help: str, *, flag: str | None = None, bare: str | None = None
+    check: Check, help: str, *, default: Any, flag: str | None = None, bare: str | None = None
 ) -> Any:
     """A field of a :func:`checked_dataclass`.
 
     Args:
-        default: its value where none is given.
-        check: what the value must be.
-        help: what it is for, for the command line and for the class's docstring.
-        flag: the option's name on the command line, where it is not the field's.
-        bare: what the option means there without a value.
+        check: validates the value.
+        help: description, for the command line and for the class's docstring.
+        default: the default value.
+        flag: the option's name on the command line, if it is not the field's.
+        bare: the value of the option on the command line when it is given without one.
     """
     return dataclasses.field(
         default=default, metadata={"check": check, "help": help, "flag": flag, "bare": bare}
@@ -42,7 +42,7 @@ def option(
 
 @typing.dataclass_transform(frozen_default=True, field_specifiers=(option,))
 def checked_dataclass(cls: type[C]) -> type[C]:
-    """Decorate a class: a frozen dataclass that checks its fields and documents them."""
+    """Make a frozen dataclass that validates its fields and lists them in its docstring."""
 
     def check_fields(self: Any) -> None:
         for field in dataclasses.fields(self):
@@ -57,16 +57,16 @@ def checked_dataclass(cls: type[C]) -> type[C]:
 
 
 def flag(field: dataclasses.Field[Any]) -> str:
-    """The option of the command line that sets `field`."""
+    """The command-line option for `field`."""
     return field.metadata["flag"] or f"--{field.name.replace('_', '-')}"
 
 
 def add_to(parser: Any, cls: type) -> None:
-    """Give a parser, or a group of its options, one option for each field of `cls`.
+    """Add an option for each field of `cls` to a parser or an argument group.
 
-    What is not given on the command line is not in the result either (``argparse.SUPPRESS``).
-    Several names are separated by blanks, several numbers by commas; ``none`` stands for ``None``,
-    where a field can be that.
+    Options that are not on the command line are not in the result (``argparse.SUPPRESS``). Names
+    in a list are separated by spaces, numbers by commas; ``none`` means ``None`` if the field
+    allows it.
     """
     hints = typing.get_type_hints(cls)
     for field in dataclasses.fields(cls):
@@ -96,7 +96,7 @@ def add_to(parser: Any, cls: type) -> None:
 
 
 def as_words(values: dict[str, Any], cls: type) -> list[str]:
-    """`values` of fields of `cls` as words of a command line; what is as by default is left out."""
+    """Command-line arguments for `values` of fields of `cls`, without those equal to defaults."""
     words = []
     for field in dataclasses.fields(cls):
         value = values.get(field.name, field.default)
@@ -118,7 +118,7 @@ _METAVARS = {int: "N", float: "X", str: "NAME"}
 
 
 def _kind(hint: Any) -> tuple[type, bool, bool]:
-    """Of a field's type: one value's, whether there are several, whether it can be ``None``."""
+    """The type of one value, whether there are several, and whether ``None`` is allowed."""
     parts = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     (kind,) = (part for part in parts if part is not types.NoneType)
     several = typing.get_origin(kind) is tuple
@@ -126,13 +126,13 @@ def _kind(hint: Any) -> tuple[type, bool, bool]:
 
 
 def _from_text(check: Check, kind: type, several: bool, optional: bool) -> Callable[[str], Any]:
-    """The function with which argparse makes a value from a word, or says what the word must be."""
+    """A function that converts an argument for argparse, or raises an error."""
 
     def convert(text: str) -> Any:
         try:
             if optional and text == "none":
                 return None
-            if several and kind is str:  # one of several words
+            if several and kind is str:  # argparse converts each name
                 return check.convert((text,))[0]
             if several:
                 return check.convert([kind(part) for part in text.split(",")])

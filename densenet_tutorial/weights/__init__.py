@@ -1,4 +1,4 @@
-"""Trained weights: where they come from, what they are of, and how to prepare images for them."""
+"""Trained weights: loading, converting and saving them, and the transforms that they need."""
 
 from densenet_tutorial.weights.layouts import adapt_state_dict, convert_state_dict
 from densenet_tutorial.weights.sources import (
@@ -6,12 +6,12 @@ from densenet_tutorial.weights.sources import (
     Weights,
     WeightsError,
     adapt,
+    bundled,
     categories,
-    is_here,
+    is_cached,
     read,
     results,
     save,
-    shipped,
     trained_on,
     transforms,
 )
@@ -22,13 +22,13 @@ __all__ = [
     "WeightsError",
     "adapt",
     "adapt_state_dict",
+    "bundled",
     "categories",
     "convert_state_dict",
-    "is_here",
+    "is_cached",
     "read",
     "results",
     "save",
-    "shipped",
     "trained_on",
     "transforms",
 ]

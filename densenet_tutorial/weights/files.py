@@ -1,13 +1,13 @@
-"""Files of tensors, read so that nothing in them runs, and written.
+"""Read and write files of tensors, without running any code in them.
 
-This module knows file formats and nothing of networks: PyTorch's two (a zip archive since 1.6, a
-chain of pickles before) and safetensors. A file is recognised by its content, never by its name.
+This module knows file formats, and no networks: PyTorch's two formats (a zip archive since 1.6, a
+sequence of pickles before) and safetensors. It recognises a file by its content, not by its name.
 
-PyTorch's files are read here and not by ``torch.load``: until torch 2.9 its ``weights_only=True``
-could be made to run code (GHSA-63cw-57p8-fm3p), and no version compares the archive's checksums. So
-one reader opens the archive, checks it, and hands the very bytes that it checked to the tensors;
-the pickle, which says how these are named and shaped, is followed by :class:`_Unpickler`. What a
-file costs in memory and time is bounded by its size.
+It does not use ``torch.load``: until torch 2.9, files could run code in spite of
+``weights_only=True`` (GHSA-63cw-57p8-fm3p), and no version verifies the archive's checksums. Here
+one reader opens the archive, verifies it, and fills the tensors with the same bytes.
+:class:`_Unpickler` interprets the pickle, which holds names and shapes. The size of a file limits
+the memory and time that reading it takes.
 """
 
 import io
@@ -28,18 +28,19 @@ from torch import Tensor
 
 from densenet_tutorial.utils import files
 
-#: Bytes of the largest file that is read or fetched: 4 GiB. A DenseNet-264 with its optimizer's
-#: state has 0.4.
-LARGEST = 4 * 2**30
+#: Maximum size, in bytes, of a file that is read or downloaded. A DenseNet-264 with the state of
+#: its optimizer has 0.4 GiB.
+MAX_BYTES = 4 * 2**30
 
-#: Bytes that a file may spend on names and shapes. The weights of a DenseNet-264, their average and
-#: the optimizer's state together take 0.7 million.
-_LARGEST_DIRECTORY = 2 * 2**20
+#: Maximum size, in bytes, of names and shapes in a file. They take 0.7 million for the weights of a
+#: DenseNet-264, their average and the state of the optimizer together.
+_MAX_METADATA_BYTES = 2 * 2**20
 
-_WHAT_ELSE = {
+#: Other kinds of files, by their first bytes.
+_SIGNATURES = {
     b"version https://git-lfs": "a Git LFS pointer; the file is still to be fetched (git lfs pull)",
-    b"\x89PNG": "a picture",
-    b"\xff\xd8\xff": "a picture",
+    b"\x89PNG": "an image",
+    b"\xff\xd8\xff": "an image",
     b"\x89HDF": "an HDF5 file (Keras), which is read by other libraries",
     b"\x1f\x8b": "a gzip archive; unpack it first",
     b"%PDF": "a PDF document",
@@ -47,15 +48,15 @@ _WHAT_ELSE = {
 
 
 def read(path: str | os.PathLike[str]) -> Any:
-    """What the file at `path` holds, on the CPU: tensors, and the plain containers around them.
+    """The content of the file at `path`: tensors, on the CPU, in plain containers.
 
     Raises:
-        ValueError: the reason why it cannot be read, without the path. A pickle that asks for
-            anything but tensors and plain values is refused, and nothing that it asks for is
-            called.
+        ValueError: the file cannot be read; the message gives the reason without the path. Files
+            are refused whose pickle asks for anything but tensors and plain values, and nothing
+            that a pickle asks for is called.
     """
     try:
-        if not stat.S_ISREG(kind := os.stat(path).st_mode):  # others may block, or never end
+        if not stat.S_ISREG(kind := os.stat(path).st_mode):  # reading others may never end
             raise ValueError("it is a folder" if stat.S_ISDIR(kind) else "it is no regular file")
         with open(path, "rb") as file:
             return _read(file, os.fstat(file.fileno()).st_size)
@@ -66,13 +67,13 @@ def read(path: str | os.PathLike[str]) -> Any:
 
 
 def write(path: str | os.PathLike[str], tensors: Mapping[str, Tensor]) -> None:
-    """Write `tensors` to `path`, whole or not at all.
+    """Write `tensors` to `path` atomically, as safetensors if `path` ends in ``.safetensors``.
 
-    As safetensors, if `path` ends so, and else as ``torch.save`` does.
+    Other files are written by ``torch.save``.
 
     Raises:
-        ValueError: safetensors is asked for and not installed.
-        OSError: the disk is full, say.
+        ValueError: the package safetensors is needed and not installed.
+        OSError: for example, the disk is full.
     """
     own = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     if Path(path).suffix == ".safetensors":
@@ -85,37 +86,33 @@ def write(path: str | os.PathLike[str], tensors: Mapping[str, Tensor]) -> None:
 
 
 def _read(file: BinaryIO, size: int) -> Any:
-    if size > LARGEST:
-        raise ValueError(f"it has {size:,} bytes; files of up to {LARGEST:,} are read")
+    if size > MAX_BYTES:
+        raise ValueError(f"it has {size:,} bytes; files of up to {MAX_BYTES:,} are read")
     start = file.read(1000)
-    if _is_safetensors(
-        start
-    ):  # before the rest: the length that it begins with may look like anything
+    if _is_safetensors(start):  # first: its first bytes, a length, may equal any signature
         return _read_safetensors(start + file.read(size))
-    if what := _something_else(start):
-        raise ValueError(f"it is {what}")
+    if kind := _other_kind(start):
+        raise ValueError(f"it is {kind}")
     try:
-        return _read_zip(file, size) if start[:4] == b"PK\3\4" else _read_chain(file, size)
-    except Exception as error:  # a damaged file may make any part fail; all of it means the same
+        return _read_zip(file, size) if start[:4] == b"PK\3\4" else _read_legacy(file, size)
+    except Exception as error:  # any part may fail on a damaged file
         raise ValueError(f"it cannot be read: {_reason(error)}") from error
 
 
-def _something_else(start: bytes) -> str | None:
-    """What a file that begins with `start` is, in words, if it plainly holds no tensors."""
+def _other_kind(start: bytes) -> str | None:
+    """The kind of a file that starts with `start`, if it is a known one without tensors."""
     if not start:
         return "empty"
     if start.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"<":
-        return (
-            "a web page (HTML or XML), not weights: a server answered with it in the file's place"
-        )
-    return next((what for sign, what in _WHAT_ELSE.items() if start.startswith(sign)), None)
+        return "a web page (HTML or XML), not weights: a server sent it instead of the file"
+    return next((kind for first, kind in _SIGNATURES.items() if start.startswith(first)), None)
 
 
 # ------------------------------------------------------------------------------ safetensors
 
 
 def _is_safetensors(start: bytes) -> bool:
-    """Whether it is as the format says: the header's length in 8 bytes, then JSON, the header."""
+    """Whether `start` has the length of a header in 8 bytes and the start of one, in JSON."""
     return start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 100_000_000
 
 
@@ -132,10 +129,10 @@ def _safetensors() -> Any:
 def _read_safetensors(content: bytes) -> dict[str, Tensor]:
     library = _safetensors()
     try:
-        if int.from_bytes(content[:8], "little") > _LARGEST_DIRECTORY:
+        if int.from_bytes(content[:8], "little") > _MAX_METADATA_BYTES:
             raise ValueError("its header is too long")
         return library.load(content)
-    except Exception as error:  # its errors are of a type of its own
+    except Exception as error:  # safetensors has its own type of error
         raise ValueError(f"it is a damaged safetensors file ({_first_line(error)})") from error
 
 
@@ -143,11 +140,11 @@ def _read_safetensors(content: bytes) -> dict[str, Tensor]:
 
 
 class _Refused(Exception):
-    """Why a file is not read; unlike what a damaged one makes fail, this is a sentence of ours."""
+    """A file that is not read, with a message of ours, unlike errors that damage causes."""
 
 
 def _read_zip(file: BinaryIO, size: int) -> Any:
-    """PyTorch's format since 1.6: a zip archive of a pickle, and of the numbers of each storage."""
+    """PyTorch's format since 1.6: a zip archive with a pickle and the bytes of each storage."""
     _check_directory_size(file, size)
     with zipfile.ZipFile(file) as archive:
         names = set(archive.namelist())
@@ -172,15 +169,15 @@ def _read_zip(file: BinaryIO, size: int) -> Any:
 
         order = record("byteorder", 10) if folder + "byteorder" in names else b"little"
         storages = _Storages(size)
-        content = _Unpickler(io.BytesIO(record("data.pkl", _LARGEST_DIRECTORY)), storages).load()
+        content = _Unpickler(io.BytesIO(record("data.pkl", _MAX_METADATA_BYTES)), storages).load()
         for key, storage in storages.found.items():
             _fill(storage, record(f"data/{key}", storage.nbytes), order.decode())
     return content
 
 
 def _check_directory_size(file: BinaryIO, size: int) -> None:
-    """Refuse an archive whose directory is cut off, or too long to be gone through."""
-    # The end of the directory is 22 bytes long; before it stands the same with 64-bit numbers.
+    """Refuse an archive whose central directory is truncated or too long."""
+    # The end record has 22 bytes; its 64-bit version and the locator of that come before it.
     tail_size = min(size, 98)
     file.seek(size - tail_size)
     tail = file.read(tail_size)
@@ -188,19 +185,19 @@ def _check_directory_size(file: BinaryIO, size: int) -> None:
     if tail[-22:-18] != b"PK\5\6" or (wide and tail[:4] != b"PK\6\6"):
         raise _Refused("cut short, or no archive that torch.save has written")
     (length,) = struct.unpack("<Q", tail[40:48]) if wide else struct.unpack("<L", tail[-10:-6])
-    if length > _LARGEST_DIRECTORY:
+    if length > _MAX_METADATA_BYTES:
         raise _Refused("the directory of its archive is too long")
 
 
-def _read_chain(file: BinaryIO, size: int) -> Any:
-    """PyTorch's format before 1.6: pickles one after the other, then each storage's numbers."""
+def _read_legacy(file: BinaryIO, size: int) -> Any:
+    """PyTorch's format before 1.6: several pickles, then the bytes of each storage."""
     file.seek(0)
-    pickles = io.BytesIO(file.read(_LARGEST_DIRECTORY))
+    pickles = io.BytesIO(file.read(_MAX_METADATA_BYTES))
     if _Unpickler(pickles).load() != 0x1950A86A20F9469CFC6C:
         raise _Refused("it is in none of PyTorch's formats")
     if _Unpickler(pickles).load() != 1001:
         raise _Refused("it is in a version of PyTorch's format that is not known")
-    _Unpickler(pickles).load()  # of the machine that wrote it
+    _Unpickler(pickles).load()  # facts about the machine that wrote the file
     storages = _Storages(size)
     content = _Unpickler(pickles, storages).load()
     keys = _Unpickler(pickles).load()
@@ -216,11 +213,11 @@ def _read_chain(file: BinaryIO, size: int) -> Any:
 
 
 class _Storages:
-    """The storages that a pickle asks for, as tensors by their keys, not yet filled."""
+    """The storages that a pickle refers to, as tensors by key, to be filled later."""
 
     def __init__(self, size: int) -> None:
         self.found: dict[str, Tensor] = {}
-        self.left = size
+        self.bytes_left = size
 
     def __call__(self, saved_id: Any) -> Tensor:
         kind, dtype, key, _, count, *views = saved_id
@@ -229,8 +226,8 @@ class _Storages:
         if type(count) is not int or count < 0 or any(view is not None for view in views):
             raise _Refused("a storage of it is no plain run of numbers")
         if key not in self.found:
-            self.left -= count * dtype.itemsize
-            if self.left < 0:
+            self.bytes_left -= count * dtype.itemsize
+            if self.bytes_left < 0:
                 raise _Refused("it names more numbers than it has room for")
             self.found[key] = torch.empty(count, dtype=dtype, device="cpu")
         storage = self.found[key]
@@ -240,7 +237,7 @@ class _Storages:
 
 
 def _fill(storage: Tensor, content: bytes, order: str) -> None:
-    """Put the numbers in `content`, in bytes of this `order` ("little", "big"), into `storage`."""
+    """Copy `content`, in byte order `order` ("little" or "big"), into `storage`."""
     if len(content) != storage.nbytes:
         raise _Refused("a tensor has more or fewer numbers than its shape says")
     number = f"u{storage.itemsize}"
@@ -249,16 +246,16 @@ def _fill(storage: Tensor, content: bytes, order: str) -> None:
 
 
 def _tensor(storage: Tensor, offset: int, size: Any, stride: Any, *more: Any) -> Tensor:
-    """A view of `storage`, if each element has a place of its own; third in `more` are flags."""
+    """A view of `storage` whose elements do not overlap; ``more[2:]`` are conj and neg flags."""
     whole = [offset, *size, *stride]
     if not all(type(number) is int and number >= 0 for number in whole) or len(size) > 16:
         raise _Refused("a tensor of it has no shape that a tensor can have")
     if any(more[2:]):
         raise _Refused("a tensor of it is marked as conjugated or negated")
-    last = 0  # how far from the first element the last one lies, over the dimensions so far
+    last = 0  # offset of the last element from the first, over the dimensions so far
     for step, count in sorted((step, count) for count, step in zip(size, stride) if count > 1):
         if step <= last:
-            raise _Refused("a tensor of it is expanded: several elements share a place")
+            raise _Refused("a tensor of it is expanded: several elements share memory")
         last += step * (count - 1)
     if 0 not in size and offset + last >= len(storage):
         raise _Refused("a tensor has more or fewer numbers than its shape says")
@@ -266,11 +263,11 @@ def _tensor(storage: Tensor, offset: int, size: Any, stride: Any, *more: Any) ->
 
 
 def _put(target: Any, pairs: Iterable[Any]) -> Any:
-    """Put keys and values into the dict `target`, and return it."""
+    """Add pairs of keys and values to the dict `target`, and return it."""
     if not isinstance(target, dict):
         raise _Refused("its pickle puts a key into something that is no dict")
     for key, value in pairs:
-        if not isinstance(key, (str, bytes, int, float)):  # others may be too deep to be hashed
+        if not isinstance(key, (str, bytes, int, float)):  # deep tuples overflow the stack in hash
             raise _Refused("a key of a dict in it is neither text nor number")
         if key in target:
             raise _Refused("a key of a dict is there twice")
@@ -278,27 +275,27 @@ def _put(target: Any, pairs: Iterable[Any]) -> Any:
     return target
 
 
-def _made(target: Any) -> Callable[..., Any]:
-    """What stands for the class of `target`, an empty dict: it takes nothing, a dict, or pairs."""
+def _constructor(empty: Any) -> Callable[..., Any]:
+    """A safe constructor of the class of `empty`, a dict, from nothing, a dict, or pairs."""
 
-    def make(given: Any = ()) -> Any:
-        return _put(target.copy(), given.items() if isinstance(given, dict) else given)
+    def construct(content: Any = ()) -> Any:
+        return _put(empty.copy(), content.items() if isinstance(content, dict) else content)
 
-    return make
+    return construct
 
 
 def _scalar(kind: str, content: Any) -> Any:
-    """A number of NumPy's, as training scripts keep the best accuracy."""
+    """A NumPy scalar, such as the best accuracy in other people's checkpoints."""
     if not re.fullmatch(r"[<=|]?[fiub][1248]", str(kind)):
         raise _Refused("it holds a NumPy object that is no number")
     (number,) = np.frombuffer(content if type(content) is bytes else content.encode("latin1"), kind)
     return number.item()
 
 
-#: What a pickle may ask for, and what it gets.
+#: The globals that a pickle may use, and their replacements.
 _PLAIN: dict[tuple[str, str], Any] = {
-    ("collections", "OrderedDict"): _made(OrderedDict()),
-    ("collections", "Counter"): _made(Counter()),
+    ("collections", "OrderedDict"): _constructor(OrderedDict()),
+    ("collections", "Counter"): _constructor(Counter()),
     ("torch", "Size"): tuple,
     ("torch", "device"): lambda *parts: ":".join(map(str, parts)),
     ("torch._utils", "_rebuild_tensor"): _tensor,
@@ -311,7 +308,7 @@ _PLAIN: dict[tuple[str, str], Any] = {
     ("numpy._core.multiarray", "scalar"): _scalar,
 }
 
-#: What it may not ask for, and what that is.
+#: Tensors that are not supported, by the name of the global that a pickle uses.
 _OTHER_TENSORS = {
     "_rebuild_sparse_tensor": "a sparse tensor",
     "_rebuild_qtensor": "a quantised tensor; dequantise it first",
@@ -334,8 +331,8 @@ _STORAGES = {
 }
 
 
-#: Those that ``torch.save`` writes; :class:`_Unpickler` adds three in forms of its own.
-_INSTRUCTIONS = {
+#: The opcodes that ``torch.save`` writes, except three that :class:`_Unpickler` replaces.
+_OPCODES = {
     *(pickle.PROTO, pickle.FRAME, pickle.STOP, pickle.MARK, pickle.POP, pickle.POP_MARK),
     *(pickle.BINPUT, pickle.LONG_BINPUT, pickle.MEMOIZE, pickle.BINGET, pickle.LONG_BINGET),
     *(pickle.NONE, pickle.NEWTRUE, pickle.NEWFALSE, pickle.BINFLOAT),
@@ -348,21 +345,23 @@ _INSTRUCTIONS = {
 }
 
 
-class _Unpickler(pickle._Unpickler):  # type: ignore[name-defined]
-    """Follows a pickle to tensors and plain values; whatever else it asks for is refused.
+class _Unpickler(pickle._Unpickler):
+    """Unpickles tensors and plain values, and refuses everything else.
 
-    It stands on the unpickler that is written in Python: the one in C reserves as much memory as a
-    pickle names. Its instructions change nothing but lists, and dicts of plain keys.
+    It is based on the unpickler written in Python, since the one in C allocates as much memory as a
+    pickle asks for. Its opcodes change nothing but lists, and dicts with plain keys.
     """
 
-    dispatch: ClassVar = {
-        code: follow
-        for code, follow in pickle._Unpickler.dispatch.items()  # type: ignore[attr-defined]
-        if bytes([code]) in _INSTRUCTIONS
+    dispatch: ClassVar[dict[int, Any]] = {
+        code: function
+        for code, function in pickle._Unpickler.dispatch.items()
+        if bytes([code]) in _OPCODES
     }
+    stack: list[Any]  # of the base class, which declares neither of these
+    pop_mark: Callable[[], list[Any]]
 
     def load_build(self) -> None:
-        self.stack.pop()  # attributes, as the version numbers in a state dict, are left out
+        self.stack.pop()  # ignores attributes, such as the version numbers of a state dict
 
     def load_setitem(self) -> None:
         value, key = self.stack.pop(), self.stack.pop()
@@ -379,7 +378,7 @@ class _Unpickler(pickle._Unpickler):  # type: ignore[name-defined]
     }
 
     def __init__(self, file: io.BytesIO, storages: _Storages | None = None) -> None:
-        super().__init__(file, encoding="latin1")  # of texts that Python 2 has written
+        super().__init__(file, encoding="latin1")  # for strings that Python 2 wrote
         self.storages = storages
 
     def persistent_load(self, saved_id: Any) -> Tensor:

@@ -1,7 +1,7 @@
-"""State dicts, as pure functions from names and shapes: recognising, converting, fitting.
+"""Recognise, convert and adapt the state dicts of DenseNets.
 
-This module knows how a DenseNet's tensors are called and shaped, and nothing of files or of our
-classes. Chapter 08 builds :func:`convert_state_dict` up.
+This module knows the names and shapes of a DenseNet's tensors, and neither files nor our classes.
+Chapter 08 builds :func:`convert_state_dict` up.
 """
 
 import os.path
@@ -16,44 +16,43 @@ from torch import Tensor
 
 from densenet_tutorial.utils import arguments
 
-#: Written into every checkpoint of ours, so that a file of another kind is recognised.
+#: Identifies the checkpoints of this package.
 CHECKPOINT_FORMAT = "densenet-tutorial checkpoint 1"
 
 _STATE_DICT = arguments.instance_of(Mapping, "a state dict")
 
-#: How the note on tensors that were not taken begins.
+#: The start of a note on tensors that were ignored.
 LEFT_OUT = "left out"
 
-#: The words of a tensor's name, as ("features", "conv0", "weight"), after the keys of the dicts and
-#: lists around it.
+#: The keys of the containers around a tensor, and the parts of its name: (…, "conv0", "weight").
 _Path = tuple[str, ...]
 
 _BLOCK = re.compile(r"denseblock\d+")
 _LAYER = re.compile(r"denselayer\d+")
 
-#: The names of a trunk's parts, and of what these are made of down to "norm1", or "norm" and "1".
+#: The names of the children of ``features``, and of the modules inside them.
 _PART = re.compile(r"(conv|norm|denseblock|transition)\d+")
 _INNER_PART = re.compile(r"(denselayer|conv|norm)\d*|[12]")
 
-#: "…denselayer1.norm.1.weight", as until torchvision 0.2, in two groups and the dot between.
+#: "…denselayer1.norm.1.weight", a key of torchvision until 0.2: two groups, and the dot between.
 _OLD_KEY = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
 
 
 def is_checkpoint(content: Any) -> bool:
-    """Whether `content`, read from some file, is a checkpoint of a training run of ours.
+    """Whether `content`, read from a file, is a checkpoint of a training run of this package.
 
     Raises:
-        ValueError: it is one, and of a version that is not known here, or a part of it is missing.
+        ValueError: it is one of an unknown version, or a part of it is missing.
     """
-    said = content.get("format") if isinstance(content, Mapping) else None
+    found = content.get("format") if isinstance(content, Mapping) else None
     kind, _, version = CHECKPOINT_FORMAT.rpartition(" ")
-    if not isinstance(said, str) or not said.startswith(kind):
+    if not isinstance(found, str) or not found.startswith(kind):
         return False
-    if said != CHECKPOINT_FORMAT:
+    if found != CHECKPOINT_FORMAT:
+        theirs = _shown(found.removeprefix(kind).strip())
         raise ValueError(
-            f"it is a checkpoint in version {_shown(said.removeprefix(kind).strip())!r} of this "
-            f"package's format, of which version {version} is read; a newer densenet-tutorial may "
-            "read it"
+            f"it is a checkpoint of format version {theirs!r}, and this version of "
+            f"densenet-tutorial reads version {version}; a newer one may read it"
         )
     parts = ("config", "model")
     missing = [part for part in parts if not isinstance(content.get(part), Mapping)]
@@ -63,20 +62,19 @@ def is_checkpoint(content: Any) -> bool:
 
 
 def convert_state_dict(content: Any) -> tuple[dict[str, Tensor], list[str]]:
-    """Bring a DenseNet's weights, however `content` holds them, into torchvision's layout of today.
+    """Convert the weights of a DenseNet to torchvision's current ``state_dict`` layout.
 
-    A DenseNet is recognised by its structure, under any prefix and inside any dict
-    (:func:`find_densenet`); old dotted keys are renamed (``norm.1`` to ``norm1``). The counters
-    ``num_batches_tracked`` are added where a file from before they existed has none, and other
-    floats become float32. timm's names are torchvision's. `content` stays as it is.
+    `content` may have any prefix before its keys, and any dicts around them
+    (:func:`find_densenet`). Old dotted keys are renamed (``norm.1`` to ``norm1``); missing counters
+    ``num_batches_tracked`` are added, which old files do not have; other floats become float32.
+    timm's names are torchvision's. `content` is not changed.
 
     Returns:
-        The state dict, and one sentence for each thing that was done; none if there was nothing to
-        do.
+        The state dict, and one note for each change.
 
     Raises:
         ValueError: `content` holds no DenseNet's weights, or several; two keys mean the same
-            tensor; or a tensor does not hold floats, each in a place of its own.
+            tensor; or a tensor does not hold floats, each with its own memory.
     """
     state_dict, notes = find_densenet(content)
 
@@ -100,22 +98,22 @@ def convert_state_dict(content: Any) -> tuple[dict[str, Tensor], list[str]]:
 
 
 def find_densenet(content: Any) -> tuple[dict[str, Tensor], list[str]]:
-    """The tensors of the one DenseNet in `content`, by torchvision's names, and how it was found.
+    """The tensors of the DenseNet in `content`, by torchvision's names, and notes.
 
-    Looked for are names with ``denseblockN`` and ``denselayerM``, in dicts inside of dicts or
-    lists, after any prefix: what stands beside ``denseblock1`` is the trunk. Words that wrappers
-    put between its parts are dropped. The classifier is the linear layer, under any name, that
-    takes the trunk's channels, if it stands alone. What belongs to neither is left out with a note;
-    only inside of a trunk whose classifier is outside it is kept, to be refused with the model.
+    Searches dicts and lists at any depth for names with ``denseblockN`` and ``denselayerM``, with
+    any prefix. The trunk is everything beside ``denseblock1``; parts of names that come from
+    wrappers are removed. The classifier is the linear layer, of any name, whose input has the
+    trunk's channels, if it is the only one. Other tensors are ignored with a note, except inside a
+    trunk whose classifier is outside: these stay, so that loading fails.
 
     Raises:
         ValueError: there is no DenseNet, or there are several that differ; two keys mean the same
-            tensor; or a tensor does not hold floats, each in a place of its own.
+            tensor; or a tensor does not hold floats, each with its own memory.
     """
     tensors, nests = _all_tensors(content)
     if not (prefixes := _trunk_prefixes(tensors)):
         raise ValueError(f"it holds no DenseNet's weights: {_described(content, list(tensors))}")
-    prefix, trunk, head, taken = _only_one(tensors, prefixes)
+    prefix, trunk, head, taken = _unique_densenet(tensors, prefixes)
     chosen = trunk | head
     state_dict = {key: tensors[path] for key, path in chosen.items()}
     notes: list[str] = []
@@ -160,14 +158,15 @@ def find_densenet(content: Any) -> tuple[dict[str, Tensor], list[str]]:
     return state_dict, notes
 
 
-def _only_one(
+def _unique_densenet(
     tensors: Mapping[_Path, Tensor], prefixes: list[_Path]
 ) -> tuple[_Path, dict[str, _Path], dict[str, _Path], set[_Path]]:
-    """The prefix of the DenseNet's trunk, the paths of its trunk and of its head by torchvision's
-    names, and all paths that belong to it: it may be there under several prefixes.
+    """Prefix of the trunk; paths of trunk and head, by torchvision's names; all paths of both.
+
+    The same network may occur with several prefixes; then the last item holds all of its copies.
 
     Raises:
-        ValueError: what is under these prefixes differs.
+        ValueError: there are different networks under these prefixes.
     """
     several = ValueError(
         f"it holds {len(prefixes)} DenseNets, under "
@@ -191,10 +190,9 @@ def _only_one(
 
 
 def _all_tensors(content: Any) -> tuple[dict[_Path, Tensor], dict[_Path, _Path]]:
-    """Every tensor in `content`, and the keys of the dicts and lists around it, both by its path.
+    """All tensors in `content`, and the keys of the containers around each, both by path.
 
-    Each dict or list is gone through once, also one that holds itself, and none that lies deeper
-    than anybody puts one.
+    Every dict or list is visited once, also one that contains itself, down to a limited depth.
     """
     tensors: dict[_Path, Tensor] = {}
     nests: dict[_Path, _Path] = {}
@@ -216,8 +214,8 @@ def _all_tensors(content: Any) -> tuple[dict[_Path, Tensor], dict[_Path, _Path]]
 
 
 def _trunk_prefixes(tensors: Mapping[_Path, Tensor]) -> list[_Path]:
-    """What stands before ``denseblockN`` in the paths that go on with ``denselayerM``."""
-    found = {}
+    """What comes before ``denseblockN`` in paths with ``denselayerM`` after it."""
+    found: dict[_Path, None] = {}
     for path in tensors:
         for place, word in enumerate(path):
             if _BLOCK.fullmatch(word) and any(map(_LAYER.fullmatch, path[place + 1 :])):
@@ -234,13 +232,13 @@ def _trunk(tensors: Mapping[_Path, Tensor], prefix: _Path) -> dict[str, _Path]:
         for path in tensors
         if path[:start] == prefix and len(path) > start + 1 and _PART.fullmatch(path[start])
     ]
-    beside = defaultdict(set)  # the words that stand at one place
+    beside = defaultdict(set)  # the parts of names that follow each path
     for path in paths:
         for place in range(start, len(path)):
             beside[path[:place]].add(path[place])
 
     def belongs(path: _Path, place: int) -> bool:
-        """Whether a word is of the network: a wrapper's has no other beside it, and more below."""
+        """Whether a part is the network's: a wrapper's has no siblings, and is not the last."""
         if place in (start, len(path) - 1) or _INNER_PART.fullmatch(path[place]):
             return True
         return len(beside[path[:place]]) > 1
@@ -277,26 +275,20 @@ def _head(
         return {}
     (weight,) = named or linear
     bias = (*weight[:-1], "bias")
-    whole = weight[
-        : shared[weight] + 1
-    ]  # what the layer is a part of: "classifier" of "classifier.0.weight"
+    whole = weight[: shared[weight] + 1]  # "classifier" of "classifier.0.weight"
     parts = {path for path in tensors if path[: len(whole)] == whole} - {weight, bias}
     classes = len(tensors[weight])
     behind = any(path != weight and tensors[path].shape[1] == classes for path in matrices)
-    if (
-        len(weight) < 2
-        or parts
-        or behind
-        or (bias in tensors and tensors[bias].shape != (classes,))
-    ):
+    odd_bias = bias in tensors and tensors[bias].shape != (classes,)
+    if len(weight) < 2 or parts or behind or odd_bias:
         return {}
     return {"classifier.weight": weight} | ({"classifier.bias": bias} if bias in tensors else {})
 
 
 def _check_tensors(state_dict: Mapping[str, Tensor]) -> None:
-    """Refuse tensors that are not of floats, or that take more room than they have."""
+    """Refuse tensors that do not hold floats, or whose elements share memory."""
     strange = []
-    room: dict[int, int] = {}  # bytes that are left in each storage
+    room: dict[int, int] = {}  # unused bytes of each storage
     for key, value in state_dict.items():
         counter = key.endswith("num_batches_tracked")
         if value.layout != torch.strided:
@@ -317,7 +309,7 @@ def _check_tensors(state_dict: Mapping[str, Tensor]) -> None:
     if strange:
         raise ValueError(f"weights must be dense tensors of floats, but {_listed(strange)}")
     if any(left < 0 for left in room.values()):
-        raise ValueError("weights must have a place of their own; several of these share one")
+        raise ValueError("weights must have memory of their own; several of these share it")
 
 
 def _same(
@@ -341,7 +333,7 @@ def _described(content: Any, paths: Sequence[_Path]) -> str:
 
 @arguments.check(state_dict=_STATE_DICT, allow_nan=arguments.boolean)
 def check_values(state_dict: Mapping[str, Tensor], allow_nan: bool = False) -> None:
-    """Refuse weights that no network can compute with.
+    """Refuse negative variances and, unless `allow_nan`, values that are not finite.
 
     Raises:
         ValueError: a running variance is below 0; or, unless `allow_nan`, a tensor holds infinities
@@ -353,17 +345,16 @@ def check_values(state_dict: Mapping[str, Tensor], allow_nan: bool = False) -> N
     broken = [k for k, v in state_dict.items() if not allow_nan and not v.isfinite().all()]
     if broken:
         raise ValueError(
-            "tensors with infinities or values that are not numbers: "
-            f"{len(broken)} ({_listed(broken)}); in Python, weights.read(…, allow_nan=True) takes it"
+            f"tensors with infinities or values that are not numbers: {len(broken)} "
+            f"({_listed(broken)}); in Python, weights.read(…, allow_nan=True) reads them"
         )
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """What the names and shapes of a DenseNet's state dict tell of it, classes and channels of
-    pictures aside.
+    """The arguments of :class:`network.DenseNet` that names and shapes in a state dict determine.
 
-    Attributes are as :class:`network.DenseNet` takes them.
+    Numbers of classes and of input channels are not among them.
     """
 
     growth_rate: int
@@ -380,7 +371,7 @@ class Architecture:
         )
 
     def weight_count(self, in_channels: int, num_classes: int, compression: float) -> int:
-        """How many numbers the convolutions and the classifier of such a network have."""
+        """Number of weights in the convolutions and the classifier of such a network."""
         k, channels = self.growth_rate, self.num_init_features
         count = channels * in_channels * (49 if self.stem == "imagenet" else 9)
         for place, layers in enumerate(self.block_config):
@@ -399,14 +390,12 @@ class Architecture:
 
 @arguments.check(state_dict=_STATE_DICT)
 def architecture(state_dict: Mapping[str, Tensor]) -> Architecture:
-    """The architecture that `state_dict`, in torchvision's layout, belongs to.
+    """The architecture of the network with `state_dict`, in torchvision's layout.
 
     Raises:
         ValueError: it is no DenseNet's.
     """
-    layers: dict[
-        int, int
-    ] = {}  # by the number of their block; no network has more than four digits of either
+    layers: dict[int, int] = {}  # by number of the block; four digits are enough for every network
     for key in state_dict:
         if place := re.match(r"features\.denseblock(\d{1,4})\.denselayer(\d{1,4})\.", key):
             block, layer = int(place[1]), int(place[2])
@@ -438,43 +427,40 @@ def adapt_state_dict(
     like: Mapping[str, Tensor],
     head: str | Sequence[int] | None = None,
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """Adapt `state_dict` to a model whose own is `like`: its classifier, and its first convolution.
+    """Adapt classifier and first convolution in `state_dict` to a model with state dict `like`.
 
-    **Classifier.** `head` is ``None`` (the weights' where they have as many classes as the model,
-    else new), ``"new"`` (the one in `like`, whose random weights are the model's), ``"slice"`` (the
-    first rows), or a sequence of row numbers. Row i of the classifier's weight and bias is what
-    tells class i.
+    **Classifier.** `head` is ``None`` (the classifier of `state_dict` if the number of classes is
+    right, otherwise a new one), ``"new"`` (the randomly initialised one in `like`), ``"slice"``
+    (the first rows), or a sequence of row indices. Row i of the classifier's weight and bias
+    computes the logit of class i.
 
-    **First convolution.** Where the model reads m channels and the weights n, each of the m gets
-    the sum of the n kernels, over m. So a picture whose n channels are alike gives what one whose m
-    are alike gave: from 3 to 1 this sums, from 1 to 3 it shares out. From 3 to 4 all channels start
-    alike, and what told colours apart is gone.
+    **First convolution.** If the model has m input channels and the weights have n, each of the m
+    gets the sum of the n kernels, divided by m. So an image with m equal channels gives the same
+    features as one with n equal channels did: 3 to 1 sums the kernels, 1 to 3 divides them. After
+    3 to 4, all channels have the same kernels, so the network no longer distinguishes colours.
 
     Returns:
-        The state dict, with the keys and shapes of `like` and in its order, and one sentence for
-        each adaptation.
+        The state dict, with the keys and shapes of `like` in their order, and one note for each
+        adaptation.
 
     Raises:
         ValueError: keys are missing or too many, a shape differs, or `head` does not fit.
     """
     head = checked_head(head)
-    fitted, notes = dict(state_dict), []
+    fitted, notes = dict(state_dict), list[str]()
+    classifier = {"classifier.weight", "classifier.bias"}
     _fit_first_convolution(fitted, like, notes)
     _compare(
-        {k: v for k, v in fitted.items() if not _is_head(k)},
-        {k: v for k, v in like.items() if not _is_head(k)},
+        {key: value for key, value in fitted.items() if key not in classifier},
+        {key: value for key, value in like.items() if key not in classifier},
     )
     _fit_classifier(fitted, like, head, notes)
     _compare(fitted, like)
     return {key: fitted[key] for key in like}, notes
 
 
-def _is_head(key: str) -> bool:
-    return key in ("classifier.weight", "classifier.bias")
-
-
 def _compare(fitted: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> None:
-    """Refuse keys that only one of both has, and shapes that differ."""
+    """Refuse missing keys, unexpected keys and different shapes."""
     missing = [key for key in like if key not in fitted]
     extra = [key for key in fitted if key not in like]
     shapes = [
@@ -496,7 +482,7 @@ def _compare(fitted: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> None:
 
 
 def checked_head(head: Any) -> str | tuple[int, ...] | None:
-    """Return `head` if :func:`adapt_state_dict` takes it, row numbers as a tuple."""
+    """Validate `head` as :func:`adapt_state_dict` takes it; row indices become a tuple."""
     if head is None or isinstance(head, str):
         return arguments.one_of((None, "new", "slice"))("head", head)
     return arguments.sequence_of(arguments.non_negative_int)("head", head)
@@ -517,14 +503,14 @@ def _fit_classifier(
             "densenet(…, head='new') makes one, with random weights"
         )
     if old is not None and (old.dim() != 2 or len(fitted.get("classifier.bias", old)) != len(old)):
-        return  # no classifier at all: the comparison of shapes says so
-    if head is None and len(old) == classes:
-        return
-    if head in (None, "new"):
+        return  # the comparison of shapes will refuse it
+    if old is None or head == "new" or (head is None and len(old) != classes):
         fitted |= {f"classifier.{part}": like[f"classifier.{part}"] for part in ("weight", "bias")}
         notes.append(f"a new classifier of {classes} classes, with random weights")
         return
-    rows = list(range(classes)) if head == "slice" else list(head)
+    if head is None:
+        return
+    rows = list(head) if isinstance(head, tuple) else list(range(classes))
     if len(rows) != classes or not all(0 <= row < len(old) for row in rows):
         raise ValueError(
             f"head must choose {classes} of the {len(old)} classes (0 to {len(old) - 1}), "
@@ -551,13 +537,13 @@ def _fit_first_convolution(
         )
 
 
-def _listed(things: Iterable[Any], count: int = 3) -> str:
-    """The first few of `things`, which may come from a file."""
-    things = [_shown(thing) for thing in things]
-    return ", ".join(things[:count]) + (", …" if len(things) > count else "")
+def _listed(items: Iterable[Any], count: int = 3) -> str:
+    """The first few of `items`, which may come from a file, for a message."""
+    texts = [_shown(item) for item in items]
+    return ", ".join(texts[:count]) + (", …" if len(texts) > count else "")
 
 
-def _shown(thing: Any) -> str:
-    """`thing` for a message: not too long, and without signs that a terminal obeys."""
-    text = str(thing)
+def _shown(item: Any) -> str:
+    """`item` for a message: shortened, and without the control characters of a terminal."""
+    text = str(item)
     return (text if text.isprintable() else ascii(text)[1:-1])[:120]

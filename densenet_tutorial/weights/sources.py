@@ -1,9 +1,8 @@
-"""Trained weights: where they come from, what they are of, and how to prepare images for them.
+"""Trained weights: loading by name, path or URL, saving, and the transforms that they need.
 
-``"imagenet"`` names the four files that torchvision's users download; :func:`shipped` names those
-that come with this package; a path, an address or a state dict gives any others. This package
-stands below :mod:`network`: it deals in state dicts. How files are read is in
-:mod:`weights.files`, what a DenseNet's tensors are called in :mod:`weights.layouts`.
+``"imagenet"`` stands for torchvision's four files, and :func:`bundled` lists the weights in this
+package. This module knows state dicts, and does not import :mod:`network`. :mod:`weights.files`
+reads file formats; :mod:`weights.layouts` knows the names of a DenseNet's tensors.
 """
 
 import contextlib
@@ -35,25 +34,25 @@ IMAGENET_FILES = {
 }
 IMAGENET_ADDRESS = "https://download.pytorch.org/models/"
 
-#: What ``weights`` may be for these files; the last two are torchvision's names for them.
+#: The values of ``weights`` for these files; the last two are torchvision's.
 _IMAGENET = ("imagenet", "DEFAULT", "IMAGENET1K_V1")
 
 _BUNDLED = Path(__file__).parent / "bundled"
 
 
 class WeightsError(ValueError):
-    """Weights that cannot be had, read or fitted; the message names the file and the reason."""
+    """Weights that cannot be found, read or adapted; the message names the file and the reason."""
 
 
 @dataclass(frozen=True)
 class Weights:
-    """What a file of weights holds, as :func:`read` returns it; ``densenet(weights=…)`` takes it.
+    """The result of :func:`read`, which ``densenet(weights=…)`` accepts.
 
     Attributes:
-        source: the path of the file, or what else the weights come from.
+        source: the path of the file, or another description of the source, for messages.
         model: the state dict in torchvision's layout, in float32, on the CPU.
-        config: what a checkpoint of ours says of its run; ``None`` for files of others.
-        notes: what :func:`convert_state_dict` did, one sentence each.
+        config: the configuration in a checkpoint of this package; ``None`` for other files.
+        notes: the changes that :func:`convert_state_dict` made.
     """
 
     source: str
@@ -62,13 +61,13 @@ class Weights:
     notes: list[str] = field(default_factory=list)
 
     def model_options(self, name: str) -> dict[str, Any]:
-        """What the weights say of the model called `name`: arguments of :class:`network.DenseNet`.
+        """Arguments of :class:`network.DenseNet` for the weights of the model called `name`.
 
-        How a checkpoint's model saved memory while it was trained is none of them.
+        The ``memory_efficient`` mode of the training run is not among them.
 
         Raises:
-            WeightsError: they say that they are of a model with another name, or what they say
-                does not fit their tensors.
+            WeightsError: the weights belong to a model with another name, or their configuration
+                does not match their tensors.
         """
         said = dict((self.config or {}).get("model") or {})
         said.pop("memory_efficient", None)
@@ -88,15 +87,15 @@ class Weights:
             return self._structure(said, options) | options if said else options
 
     def _structure(self, said: dict[str, Any], options: dict[str, int]) -> dict[str, Any]:
-        """The other options of a checkpoint's model: from its tensors, or as it says.
+        """The other options, from the tensors where possible, otherwise from the configuration.
 
-        What it says is no reason to build a larger model than the one whose tensors it holds.
+        The configuration must not lead to a larger model than the tensors are for.
         """
         found = architecture(self.model)
         structure = {one.name: getattr(found, one.name) for one in fields(found)}
         checks = {"drop_rate": arguments.fraction, "compression": arguments.positive_fraction}
         if strange := sorted(said.keys() - {*structure, *checks, "num_classes", "in_channels"}):
-            raise ValueError(f"its model has an option that is not known here: {strange[0]!r}")
+            raise ValueError(f"its model has an unknown option: {strange[0]!r}")
         rest = {option: checks[option](option, said[option]) for option in checks if option in said}
         count = found.weight_count(
             options.get("in_channels", 1),
@@ -111,26 +110,26 @@ class Weights:
 # ------------------------------------------------------------------------------ by name
 
 
-def shipped() -> list[str]:
-    """The names of the weights that come with this package."""
+def bundled() -> list[str]:
+    """The names of the weights that are part of this package."""
     return sorted(path.stem for path in _BUNDLED.glob("*.json"))
 
 
 def results(name: str) -> dict[str, Any]:
-    """How the shipped weights `name` were trained, and how accurate they are; tested."""
-    name = arguments.one_of(shipped())("name", name)
+    """Configuration and test accuracy of the bundled weights `name`, as committed and tested."""
+    name = arguments.one_of(bundled())("name", name)
     return json.loads((_BUNDLED / f"{name}.json").read_text(encoding="utf-8"))
 
 
 @arguments.check(name=arguments.one_of(IMAGENET_FILES))
-def is_here(name: str) -> bool:
-    """Whether the ImageNet weights of the model called `name` are on this machine already."""
+def is_cached(name: str) -> bool:
+    """Whether the ImageNet weights of the model called `name` have been downloaded."""
     return cached_path(IMAGENET_ADDRESS + IMAGENET_FILES[name]).is_file()
 
 
 # ------------------------------------------------------------------------------ reading and writing
 
-_PLACE = arguments.instance_of(
+_SOURCE = arguments.instance_of(
     (str, os.PathLike), "a name, a path, an address, a state dict or torchvision's weights"
 )
 
@@ -146,40 +145,39 @@ def read(
     progress: bool = True,
     allow_nan: bool = False,
 ) -> Weights:
-    """Read `weights`, fetching them first if need be; nothing in a file is run.
+    """Read `weights`, after downloading them if necessary; no code in a file is run.
 
     Args:
         weights: ``"imagenet"``, or torchvision's names for it, ``"DEFAULT"`` and
             ``"IMAGENET1K_V1"``, or its enum (``DenseNet121_Weights.DEFAULT``); a name from
-            :func:`shipped`; the path of a checkpoint of ours (``runs/a/best.pt``), of a state dict
+            :func:`bundled`; the path of a checkpoint of ours (``runs/a/best.pt``), of a state dict
             in any layout that :func:`convert_state_dict` knows, or of a safetensors file; the
-            address of one, ``https://…``, which is then kept in PyTorch's cache
-            (``torch.hub.get_dir()``); a state dict itself, or a dict around one; or what this
-            function returned before.
-        name: of the model, for ``"imagenet"``: a key of :data:`IMAGENET_FILES`.
-        progress: whether a bar shows how far a download is.
-        allow_nan: read weights with infinities and values that are not numbers, too.
+            URL of one, ``https://…``, which is then cached in ``torch.hub.get_dir()``; a state
+            dict itself, or a dict around one; or a :class:`Weights`, which is returned.
+        name: the model's name, for ``"imagenet"``: a key of :data:`IMAGENET_FILES`.
+        progress: whether to show a progress bar for a download.
+        allow_nan: whether to accept infinities and NaN.
 
     Raises:
-        WeightsError: there are no such weights; they cannot be fetched, or their hash is wrong;
-            they are no file of tensors; or these are no DenseNet's, or none that it could compute
-            with. A fetched file of which that is found, under a name without a hash, is removed.
-        ValueError: an argument is of another kind.
+        WeightsError: there are no such weights; the download failed, or its hash is wrong; the
+            file holds no tensors, no DenseNet, or values that are not finite. A downloaded file
+            that turns out to be invalid is removed, unless its name contains a hash.
+        ValueError: an argument has a wrong type.
     """
     if isinstance(weights, Weights):
         return weights
     if isinstance(weights, Mapping):
         with _about("the state dict"):
-            return _found("the state dict", weights, allow_nan)
+            return _checked("the state dict", weights, allow_nan)
     if isinstance(weights, enum.Enum):
-        model = _torchvisions(weights)
+        model = _model_of(weights)
         if name not in (None, model):
             raise WeightsError(f"weights {weights} are of {model}, got the model {name!r}")
         weights, name = "imagenet", model
-    path, is_certain = _located(_PLACE("weights", weights), name, progress)
+    path, is_certain = _resolve(_SOURCE("weights", weights), name, progress)
     with _about(path):
         try:
-            return _found(str(path), tensor_files.read(path), allow_nan)
+            return _checked(str(path), tensor_files.read(path), allow_nan)
         except ValueError as error:
             if is_certain:
                 raise
@@ -188,15 +186,15 @@ def read(
             raise ValueError(f"{error}; it was not kept") from error
 
 
-def _found(source: str, content: Any, allow_nan: bool) -> Weights:
+def _checked(source: str, content: Any, allow_nan: bool) -> Weights:
+    """The weights in `content`, converted and validated."""
     config = None
     if layouts.is_checkpoint(content):
         config = dict(content["config"])
         parts = {part: config.get(part) for part in ("model", "dataset")}
         strange = [k for k, v in parts.items() if not isinstance(v, (Mapping, type(None)))]
         if strange or not isinstance((parts["model"] or {}).get("name", ""), str):
-            what = (strange or ["model"])[0]
-            raise ValueError(f"what it says of its {what} is no configuration")
+            raise ValueError(f"its configuration has no valid {(strange or ['model'])[0]!r}")
         content = content["model"]
     state_dict, notes = convert_state_dict(content)
     layouts.check_values(state_dict, allow_nan)
@@ -204,7 +202,7 @@ def _found(source: str, content: Any, allow_nan: bool) -> Weights:
 
 
 @arguments.check(
-    weights=arguments.instance_of(Weights, "what weights.read returned"),
+    weights=arguments.instance_of(Weights, "the result of weights.read"),
     like=arguments.instance_of(Mapping, "a state dict"),
 )
 def adapt(
@@ -213,12 +211,16 @@ def adapt(
     head: str | Sequence[int] | None = None,
     known: Mapping[str, Architecture] | None = None,
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """:func:`layouts.adapt_state_dict` for `weights`, of the architecture of `like`, a state dict.
+    """:func:`layouts.adapt_state_dict` for `weights`, after comparing the architectures.
 
-    `known` gives architectures their names, for the message that says which one the weights are of.
+    Args:
+        weights: the result of :func:`read`.
+        like: the model's state dict.
+        head: as for :func:`layouts.adapt_state_dict`.
+        known: architectures by name, for the message that says what the weights look like.
 
     Raises:
-        WeightsError: the weights are of another architecture, or something in them does not fit.
+        WeightsError: the weights have another architecture, or something in them does not fit.
     """
     with _about(weights.source):
         ours = architecture(like)
@@ -227,7 +229,7 @@ def adapt(
         except ValueError:
             if not weights.model.keys() & like.keys():
                 raise
-            theirs = ours  # a DenseNet with a piece missing: which one, the next step says
+            theirs = ours  # a part is missing; the error of adapt_state_dict says which
         if theirs != ours:
             names = [name for name, one in (known or {}).items() if one == theirs]
             looks = names[0] if names else "a DenseNet that has no name here"
@@ -242,13 +244,13 @@ def adapt(
 def save(model: nn.Module | Mapping[str, Tensor], path: str | os.PathLike[str]) -> None:
     """Write the weights of `model`, a DenseNet or its state dict, for torchvision and timm to load.
 
-    The file holds the state dict alone, in torchvision's layout: read it with ``torch.load``, or,
-    if `path` ends in ``.safetensors``, with safetensors. (Those of models that torchvision cannot
-    build, with the CIFAR stem say, have the same keys, and only this package has a model for them.)
+    The file holds the state dict alone, in torchvision's layout, as ``torch.save`` writes it or, if
+    `path` ends in ``.safetensors``, as safetensors. Models that torchvision lacks, such as those
+    with the CIFAR stem, have the same keys, but only this package can build them.
 
     Raises:
-        ValueError: this is no DenseNet's state dict, or more than that.
-        OSError: the disk is full, say; what was at `path` is still there.
+        ValueError: the state dict is no DenseNet's, or holds other tensors as well.
+        OSError: for example, the disk is full; an old file at `path` is unchanged.
     """
     state_dict, notes = convert_state_dict(
         model.state_dict() if isinstance(model, nn.Module) else model
@@ -258,20 +260,22 @@ def save(model: nn.Module | Mapping[str, Tensor], path: str | os.PathLike[str]) 
     tensor_files.write(path, state_dict)
 
 
-# ------------------------------------------------------------------------------ what goes with them
+# ------------------------------------------------------------------------------ metadata
 
 
 def transforms(weights: Any) -> nn.Module:
-    """What an image has to go through before a network with `weights` sees it (torchvision's v2).
+    """The preprocessing transforms for a network with `weights`, of torchvision's v2.
 
-    The result takes a PIL image, or a uint8 tensor of (…, C, H, W), and returns normalised floats
-    of (…, C, h, w): for ``"imagenet"``, the shorter side scaled to 256 pixels, the middle 224 x 224
-    cut out; for weights of ours, the size, colours, mean and standard deviation of the images that
-    they were trained on. Into that size an image is scaled whole, and what is left is filled with
-    black (:class:`data.FitInside`). `weights` is what :func:`read` takes.
+    They take a PIL image or a uint8 tensor (…, C, H, W), and return normalised floats
+    (…, C, h, w). For ``"imagenet"``: shorter side resized to 256 pixels, center crop of 224 x 224.
+    For weights of this package: size, colours, mean and standard deviation of the training images;
+    an image is resized to fit inside that size and padded with black (:class:`data.FitInside`).
+
+    Args:
+        weights: as for :func:`read`.
 
     Raises:
-        WeightsError: as for :func:`read`, or the file does not say what it was trained on.
+        WeightsError: as for :func:`read`, or the file does not name its training data.
     """
     from torchvision.transforms import v2
 
@@ -290,11 +294,10 @@ def transforms(weights: Any) -> nn.Module:
 
 
 def categories(weights: Any) -> list[str]:
-    """The names of the classes that a network with `weights` tells apart, in the order of its
-    logits.
+    """The class names of a network with `weights`, in the order of its logits.
 
     Raises:
-        WeightsError: as for :func:`read`, or the file does not say what it was trained on.
+        WeightsError: as for :func:`read`, or the file does not name its training data.
     """
     if _is_imagenet(weights):
         from torchvision.models import DenseNet121_Weights
@@ -304,18 +307,17 @@ def categories(weights: Any) -> list[str]:
 
 
 def trained_on(weights: Any) -> dict[str, Any]:
-    """What `weights` of ours say of their data (:meth:`data.ImageDataset.metadata`).
+    """Metadata of the data set that `weights` were trained on (:meth:`data.ImageDataset.metadata`).
 
     Raises:
-        WeightsError: as for :func:`read`, or the file does not say what it was trained on, or says
-            what cannot be.
+        WeightsError: as for :func:`read`, or the file has no such metadata, or invalid ones.
     """
-    if isinstance(weights, str) and weights in shipped():
+    if isinstance(weights, str) and weights in bundled():
         return results(weights)["config"]["dataset"]
     found = read(weights)
     dataset = (found.config or {}).get("dataset")
     if not dataset:
-        known = ", ".join(map(repr, ["imagenet", *shipped()]))
+        known = ", ".join(map(repr, ["imagenet", *bundled()]))
         raise WeightsError(
             f"{found.source} does not say what it was trained on; transforms and categories are "
             f"known for {known} and checkpoints of this package"
@@ -346,12 +348,12 @@ _DATASET = {
 
 def _is_imagenet(weights: Any) -> bool:
     if isinstance(weights, enum.Enum):
-        return bool(_torchvisions(weights))
+        return bool(_model_of(weights))
     return isinstance(weights, str) and weights in _IMAGENET
 
 
-def _torchvisions(weights: enum.Enum) -> str:
-    """The name of the model that `weights`, an enum of torchvision's, are of."""
+def _model_of(weights: enum.Enum) -> str:
+    """The name of the model for `weights`, one of torchvision's enums."""
     from torchvision.models import WeightsEnum
 
     model = type(weights).__name__.removesuffix("_Weights").lower()
@@ -364,16 +366,16 @@ def _torchvisions(weights: enum.Enum) -> str:
     return model
 
 
-# ------------------------------------------------------------------------------ where they are
+# ------------------------------------------------------------------------------ finding files
 
 
-def _located(
+def _resolve(
     weights: str | os.PathLike[str], name: str | None, progress: bool
 ) -> tuple[Path, bool]:
-    """The file that holds `weights`, fetched if it is on the web.
+    """The file that holds `weights`, after a download if necessary.
 
-    Also whether it is what was meant, as far as can be known: a file of the user's own, or one
-    whose hash was compared.
+    Also whether it must not be removed if it is invalid: the user's own file, or one whose hash was
+    compared.
     """
     if weights in _IMAGENET:
         if name not in IMAGENET_FILES:
@@ -383,7 +385,7 @@ def _located(
                 "(in Python, name=…; for the command predict, --model …)"
             )
         return _download(IMAGENET_ADDRESS + IMAGENET_FILES[name], progress)
-    if isinstance(weights, str) and weights in shipped():
+    if isinstance(weights, str) and weights in bundled():
         path = _BUNDLED / f"{weights}.pt"
         if hashlib.sha256(path.read_bytes()).hexdigest() != results(weights)["sha256"]:
             raise WeightsError(
@@ -394,7 +396,7 @@ def _located(
     if isinstance(weights, str) and weights.lower().startswith(("http://", "https://")):
         return _download(weights, progress)
     if not os.path.exists(text):
-        names = ", ".join(map(repr, ["imagenet", *shipped()]))
+        names = ", ".join(map(repr, ["imagenet", *bundled()]))
         raise WeightsError(
             f"weights must be {names}, an address (https://…) or the path of a file, got "
             f"{download.without_secrets(text)!r}, and there is no such file"
@@ -403,11 +405,11 @@ def _located(
 
 
 def cached_path(url: str) -> Path:
-    """Where the file of `url` is, or belongs: in ``checkpoints`` in ``torch.hub.get_dir()``.
+    """The cache path for `url`, in ``checkpoints`` in ``torch.hub.get_dir()``.
 
-    Its name begins with a hash of the address: a name may mean another file elsewhere, and eight
-    digits of a hash can be forged. Only what torchvision too fetches from :data:`IMAGENET_ADDRESS`
-    has the name that torchvision gives it.
+    The file name starts with a hash of the URL, since the same name may mean another file at
+    another URL, and eight digits of a hash can be forged. Only torchvision's files from
+    :data:`IMAGENET_ADDRESS` have the names that torchvision gives them.
     """
     name = _name_in(url)
     if not (url.startswith(IMAGENET_ADDRESS) and _hash_in(name)):
@@ -416,28 +418,27 @@ def cached_path(url: str) -> Path:
 
 
 def _name_in(url: str) -> str:
-    """The last part of an address, as it stands there, of letters and digits that any file may have."""
+    """The last part of a URL, with characters that any file name may have."""
     name = urlsplit(url).path.rpartition("/")[2]
     return re.sub(r"[^A-Za-z0-9._-]", "_", name)[-100:].lstrip(".") or "weights"
 
 
 def _hash_in(name: str) -> str | None:
-    """The first digits of the SHA-256 that a file's name gives, as in ``densenet121-a639ec97.pth``.
+    """The digits of a SHA-256 in a file's name, as in ``densenet121-a639ec97.pth``, or ``None``.
 
-    A date is none, and nothing of decimal digits alone, which is a date, a time or a number.
+    Decimal digits alone do not count: they are a date, a time or a number.
     """
     found = re.search(r"-(?!\d+\.|(?:19|20)\d\d[01]\d[0-3]\d)([0-9a-f]{8,64})(?:\.\w+)+$", name)
     return found[1] if found else None
 
 
 def _download(url: str, progress: bool) -> tuple[Path, bool]:
-    """The file at `url`, fetched if it is not in the cache yet, and whether its name has a hash.
+    """The cached file of `url`, downloaded if necessary, and whether its name has a hash.
 
-    The content is held to the hash, in the cache as well. An interrupted or refused download
-    leaves nothing behind.
+    The hash is verified, in the cache as well. An interrupted or refused download leaves no file.
     """
     try:
-        address, shown = download.checked_address(url)
+        address, shown = download.checked_url(url)
     except ValueError as error:
         raise WeightsError(f"weights {error}") from error
     path = cached_path(address)
@@ -450,8 +451,8 @@ def _download(url: str, progress: bool) -> tuple[Path, bool]:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.resolve().parent != path.parent.resolve():
             raise OSError(f"{path} is a link out of this folder")
-        with files.replacing(path) as file:
-            digest, start = download.fetch(address, file, tensor_files.LARGEST, progress)
+        with files.atomic_write(path) as file:
+            digest, start = download.fetch(address, file, tensor_files.MAX_BYTES, progress)
             if expected and not digest.startswith(expected):
                 page = " (it is a web page)" if start.lstrip()[:1] == b"<" else ""
                 raise WeightsError(
@@ -469,7 +470,7 @@ def _download(url: str, progress: bool) -> tuple[Path, bool]:
 
 @contextlib.contextmanager
 def _about(source: object) -> Iterator[None]:
-    """Let an error say which file it is about, once."""
+    """Let an error name its file, once."""
     try:
         yield
     except WeightsError:

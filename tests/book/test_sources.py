@@ -1,9 +1,10 @@
-"""The chapters as they are stored: what a reader on GitHub or in Colab sees, before anything is built."""
+"""The chapters as they are stored: what a reader on GitHub or in Colab sees, before anything is
+built.
+"""
 
 import ast
 import csv
 import re
-from pathlib import Path
 
 import execute
 import nbformat
@@ -19,7 +20,7 @@ CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
 GUARD = """import importlib.util
 
 if importlib.util.find_spec("densenet_tutorial") is None:
-    %pip install --quiet --no-deps git+{url} torchinfo"""
+    %pip install --quiet --no-deps torchinfo git+{url}"""
 ENVIRONMENT_LINE = """from densenet_tutorial.utils import environment
 
 print(environment.summary_line())"""
@@ -209,5 +210,13 @@ def test_readme_opens_every_chapter_in_colab():
     for path in CHAPTERS:
         link = f"https://colab.research.google.com/github/{slug}/blob/main/book/{path.name}"
         assert link in readme
-    for image in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", readme):
-        assert image.startswith("https://") or Path(ROOT, image).is_file(), image
+
+
+def test_readme_reads_wherever_it_is_shown():
+    """A package's page has no files beside it: links are whole addresses, of files that exist."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    ours = CONFIG["repository"]["url"]
+    for link in re.findall(r"\]\(([^)]+)\)", readme):
+        assert link.startswith("https://"), link
+        if found := re.fullmatch(rf"{re.escape(ours)}/(?:blob|raw)/main/(.+)", link):
+            assert (ROOT / found[1]).is_file(), link

@@ -1,4 +1,4 @@
-"""The tools behind `make execute`, `make sync` and `make repository`, on notebooks of a few cells."""
+"""The tools of `make execute`, `make sync` and `make repository`, on small notebooks."""
 
 import csv
 import json

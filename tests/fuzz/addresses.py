@@ -1,4 +1,6 @@
-"""Addresses that somebody types or is given, and servers behind them that misbehave. All of it stays on this machine."""
+"""Addresses that somebody types or is given, and servers behind them that misbehave. All of it
+stays on this machine.
+"""
 
 import hashlib
 import io
@@ -52,7 +54,7 @@ class Addresses(Kind):
         self.hub.mkdir(parents=True)
         torch.hub.set_dir(str(self.hub))
         download.TIMEOUT = 0.3
-        sources.tensor_files.LARGEST = 2**20
+        sources.tensor_files.MAX_BYTES = 2**20
         self.serving = serving()
         self.web = self.serving.__enter__()
 
@@ -121,7 +123,10 @@ def answer(content: bytes, random: Random):
         body = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n"
         return raw(damaged(body, random) if random.randrange(2) else body)
     if kind == 9:
-        where = random.choice(["/a", "//127.0.0.1:1/", "ftp://127.0.0.1/", "file:///etc/passwd", "..", "http://[", f"http://u:{SECRET}@127.0.0.1:1/", "?", "\x1b"])  # fmt: skip
+        elsewhere = ["//127.0.0.1:1/", "ftp://127.0.0.1/", f"http://u:{SECRET}@127.0.0.1:1/"]
+        where = random.choice(
+            ["/a", *elsewhere, "file:///etc/passwd", "..", "http://[", "?", "\x1b"]
+        )
         status = random.choice([301, 302, 303, 307, 308, 300, 399])
         return raw(
             f"HTTP/1.1 {status} x\r\nLocation: {where}\r\nContent-Length: 0\r\n\r\n".encode()

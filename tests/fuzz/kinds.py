@@ -5,10 +5,11 @@ from random import Random
 
 
 class Kind:
-    """One kind of input. A subclass has a `name`, and makes in `case` one input from `random` alone and has it read.
+    """One kind of input. A subclass has a `name`, and makes in `case` one input from `random` alone
+    and has it read.
 
-    It returns if what was read is right, lets an error of ours through, and raises an AssertionError if something was
-    read that is not what it should be.
+    It returns if what was read is right, lets an error of ours through, and raises an
+    AssertionError if something was read that is not what it should be.
     """
 
     name: str

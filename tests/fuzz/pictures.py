@@ -60,7 +60,9 @@ def pictures() -> dict[str, bytes]:
 
 
 class Pictures(Kind):
-    """Held if it is RGB of no more than the allowed pixels; a PNG, which has checksums, only if it is the same."""
+    """Held if it is RGB of no more than the allowed pixels; a PNG, which has checksums, only if it
+    is the same.
+    """
 
     name = "picture"
 
@@ -82,7 +84,7 @@ class Pictures(Kind):
         try:
             picture = images.read_image(self.path)
         except ValueError as error:
-            assert str(error).startswith(f"{self.path} cannot be read as a picture: "), error
+            assert str(error).startswith(f"{self.path} cannot be read as an image: "), error
             raise
         assert picture.mode == "RGB" and 0 < picture.width * picture.height <= images.MAX_PIXELS
         # Formats without checksums show damage as a viewer does.

@@ -4,9 +4,10 @@
     python tests/fuzz/run.py --minutes 2 --seed 7 address  one kind, other cases
     python tests/fuzz/run.py --case address:7-123          one case again, with its traceback
 
-Held: it was read, and what was read is right. Refused: one sentence of ours says why. Wrong: all else, such as other
-numbers without a word, another error, a crash, more than a few seconds, or much memory. The exit status is 1 if
-anything was wrong. Every case follows from its name, so it can be had again.
+Held: it was read, and what was read is right. Refused: one sentence of ours says why. Wrong: all
+else, such as other numbers without a word, another error, a crash, more than a few seconds, or much
+memory. The exit status is 1 if anything was wrong. Every case follows from its name, so it can be
+had again.
 
 A file of this folder adds kinds: it has a list KINDS of subclasses of kinds.Kind.
 """

@@ -20,10 +20,38 @@ RECIPE = Recipe(epochs=3, batch_size=10, augment=("crop",), schedule="one-cycle"
 
 #: What a file or a program may hold in the place of something sensible.
 STRANGE = [
-    None, True, False, 0, 1, -1, 2, 3.5, -0.5, 1e30, 2**31, 2**63, 2**70, math.nan, math.inf, "", "no",
-    "step", "crop", b"x", [], [1], {}, {"epoch": 1}, (), ("crop", "flip"), torch.zeros(2), torch.zeros(0),
-    torch.full((2,), math.nan), torch.zeros(3, dtype=torch.uint8), torch.tensor(7),
-]  # fmt: skip
+    None,
+    True,
+    False,
+    0,
+    1,
+    -1,
+    2,
+    3.5,
+    -0.5,
+    1e30,
+    2**31,
+    2**63,
+    2**70,
+    math.nan,
+    math.inf,
+    "",
+    "no",
+    "step",
+    "crop",
+    b"x",
+    [],
+    [1],
+    {},
+    {"epoch": 1},
+    (),
+    ("crop", "flip"),
+    torch.zeros(2),
+    torch.zeros(0),
+    torch.full((2,), math.nan),
+    torch.zeros(3, dtype=torch.uint8),
+    torch.tensor(7),
+]
 
 
 def model():
@@ -98,7 +126,9 @@ class OfRuns(Kind):
         return state
 
     def resume(self, folder, same: bool) -> None:
-        """Go on with the run in `folder`. Refused, it is as it was; else it ends as if nothing had been."""
+        """Go on with the run in `folder`. Refused, it is as it was; else it ends as if nothing had
+        been.
+        """
         before = {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
         try:
             end = self.fit(folder, resume=True)
@@ -230,7 +260,10 @@ class Images(Kind):
         image = Image.new(mode, size, random.randrange(256))
         image.putpixel((0, 0), random.randrange(256))
         image = image.convert("RGB") if end in (".jpg", ".webp") else image
-        image.save(path.with_suffix(end) if end else path, format=None if end.lower() in (".png", ".jpg", ".gif", ".webp") else "PNG")  # fmt: skip
+        image.save(
+            path.with_suffix(end) if end else path,
+            format=None if end.lower() in (".png", ".jpg", ".gif", ".webp") else "PNG",
+        )
         if random.random() < 0.02:
             file = path.with_suffix(end) if end else path
             file.write_bytes(damaged(file.read_bytes(), random))

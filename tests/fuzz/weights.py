@@ -62,7 +62,9 @@ class OfWeights(Kind):
         }
 
     def read(self, content, strict=True) -> None:
-        """Read bytes or a state dict, and load it; `strict`ly, the numbers are those of the network."""
+        """Read bytes or a state dict, and load it; `strict`ly, the numbers are those of the
+        network.
+        """
         given = content
         if isinstance(content, bytes):
             given = self.folder / "weights.pt"
@@ -95,7 +97,9 @@ class Archives(OfWeights):
 
 
 class Records(OfWeights):
-    """The same, damaged by somebody who makes the checksums right again, so that other numbers are nobody's fault."""
+    """The same, damaged by somebody who makes the checksums right again, so that other numbers are
+    nobody's fault.
+    """
 
     name = "archive, checksums right"
 
@@ -249,7 +253,9 @@ class Pickles(OfWeights):
 
 
 class StateDicts(OfWeights):
-    """State dicts in layouts that people make, which are read; with a fault in them, which are refused."""
+    """State dicts in layouts that people make, which are read; with a fault in them, which are
+    refused.
+    """
 
     name = "layout"
 

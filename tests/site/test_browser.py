@@ -1,4 +1,6 @@
-"""The built site as a reader's browser shows it: from a server and from disk, light and dark, wide and narrow."""
+"""The built site as a reader's browser shows it: from a server and from disk, light and dark, wide
+and narrow.
+"""
 
 import functools
 import http.server
@@ -19,8 +21,9 @@ if CHROMIUM is None and not os.environ.get("CI"):
         allow_module_level=True,
     )
 
-# What axe-core looks for: contrast depends on the colours and takes most of the time; the rest depends on the width.
-# `label-content-name-mismatch` is off by default, because it is young; the bare theme fails it.
+# What axe-core looks for: contrast depends on the colours and takes most of the time; the rest
+# depends on the width. `label-content-name-mismatch` is off by default, because it is young; the
+# bare theme fails it.
 CONTRAST = {"runOnly": ["color-contrast"]}
 STRUCTURE = {
     "rules": {
@@ -48,7 +51,8 @@ async () => {
 }
 """
 
-# What stands out of the window on the right and cannot be scrolled to, because the theme cuts it off.
+# What stands out of the window on the right and cannot be scrolled to, because the theme cuts it
+# off.
 CUT_OFF = """
 () => {
   const scrolls = e => ['auto', 'scroll'].includes(getComputedStyle(e).overflowX);

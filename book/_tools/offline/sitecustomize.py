@@ -1,8 +1,9 @@
 """Refuses every attempt to reach another machine, and writes down which host it was for.
 
-Python imports a module of this name at start-up. `make execute` and `make test` put this folder on PYTHONPATH, so that
-each chapter runs without network and the table of results can say what it would have downloaded. The log's name is in
-DENSENET_TUTORIAL_NETWORK_LOG; without it, attempts are refused all the same.
+Python imports a module of this name at start-up. `make execute` and `make test` put this folder on
+PYTHONPATH, so that each chapter runs without network and the table of results can say what it would
+have downloaded. The log's name is in DENSENET_TUTORIAL_NETWORK_LOG; without it, attempts are
+refused all the same.
 """
 
 import ipaddress
@@ -32,7 +33,8 @@ def _refuse(event, arguments):
         host = arguments[0]
     elif event in ("socket.connect", "socket.sendto"):
         address = arguments[1]
-        # A string is the path of a Unix socket; None is a datagram socket that is connected already.
+        # A string is the path of a Unix socket; None is a datagram socket that is connected
+        # already.
         if not isinstance(address, tuple):
             return
         host = address[0]

@@ -1,1 +1,1 @@
-"""The questions of each assignment: what is right, and where not, why."""
+"""The questions of each assignment."""

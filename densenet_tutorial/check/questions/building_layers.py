@@ -5,7 +5,7 @@ import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,8 @@ from torch.nn import functional as F
 from densenet_tutorial import layers
 from densenet_tutorial.check import engine
 from densenet_tutorial.check.engine import Question, Wrong
+
+M = TypeVar("M", bound=nn.Module)
 
 # ------------------------------------------------------------------------------ channels
 
@@ -115,14 +117,15 @@ def _(block: Block, layer_inputs: Any, block_output: Any, transition_output: Any
 # ------------------------------------------------------------------------------ modules
 
 
-def randomise(module: nn.Module) -> nn.Module:
-    """Give every norm weights and statistics with which it changes something; return the module."""
+def randomise(module: M) -> M:
+    """Give every norm random weights and running statistics; return the module."""
     for part in module.modules():
         if isinstance(part, nn.BatchNorm2d):
             nn.init.uniform_(part.weight, 0.5, 1.5)
             nn.init.normal_(part.bias)
-            nn.init.normal_(part.running_mean)
-            nn.init.uniform_(part.running_var, 0.5, 2)
+            if part.running_mean is not None and part.running_var is not None:
+                nn.init.normal_(part.running_mean)
+                nn.init.uniform_(part.running_var, 0.5, 2)
     return module
 
 
@@ -169,7 +172,7 @@ def same_parameters(got: nn.Module, expected: nn.Module, hints: dict[str, str]) 
     )
 
 
-def _few(names: list[str], shapes: dict[str, tuple]) -> str:
+def _few(names: list[str], shapes: dict[str, tuple[int, ...]]) -> str:
     texts = [f"{n} {shapes[n]}" for n in names if "running" not in n and "num_batches" not in n]
     return ", ".join(texts[:3]) + (f" and {len(texts) - 3} more" if len(texts) > 3 else "")
 
@@ -208,7 +211,7 @@ def applied(module: nn.Module, x: Tensor | list[Tensor]) -> tuple[Tensor, dict[s
         hint = "What came in belongs to others. Does something change it: x += …, x.relu_(), pop?"
         raise Wrong("an input that stays as it is", "it was changed", hint)
     named = {name: p for name, p in module.named_parameters() if p.requires_grad}
-    found = [None] * (len(leaves) + len(named))
+    found: list[Any] = [None] * (len(leaves) + len(named))
     if got.requires_grad:
         weights = torch.randn(got.shape, generator=torch.Generator().manual_seed(0))
         wanted = [*leaves, *named.values()]
@@ -382,7 +385,7 @@ _BETWEEN = {
 
 
 def _mistakes(r: layers.DenseLayer, x: Tensor) -> dict[str, Callable[[], Tensor]]:
-    def computed(first: Callable, second: Callable) -> Tensor:
+    def computed(first: Callable[..., Tensor], second: Callable[..., Tensor]) -> Tensor:
         return r.conv2(second(r.norm2, r.conv1(first(r.norm1, x))))
 
     mistakes = {
@@ -463,7 +466,7 @@ class DenseBlockInput:
     def x(self) -> Tensor:
         return torch.randn(2, self.num_input_features, 6, 5)
 
-    def _arguments(self) -> tuple:
+    def _arguments(self) -> tuple[int, int, int | None, int]:
         return self.num_layers, self.num_input_features, self.bn_size, self.growth_rate
 
     def answer(self, DenseBlock: Any, drop_rate: float = 0.0) -> nn.Module:
@@ -651,7 +654,7 @@ def _(given: TransitionInput, Transition: Any) -> None:
     r, x = given.reference(), given.x()
     answer = with_weights(given.answer(Transition), r, _TRANSITION_HINTS)
 
-    def ours(conv: Callable = r.conv, pool: Callable = r.pool) -> Tensor:
+    def ours(conv: Any = r.conv, pool: Any = r.pool) -> Tensor:
         return pool(conv(F.relu(r.norm(x))))
 
     mistakes = {

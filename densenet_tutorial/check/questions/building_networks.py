@@ -185,13 +185,12 @@ def _(config: Built, DenseNet: Any) -> None:
     same_function(answer, r, x, what, mistakes)
 
 
-def _difference(answer: nn.Module, reference: nn.Module) -> str:
-    """Which module of `features` is the first that is not like ours, as a hint."""
-    theirs = list(answer.features.named_children())
-    ours = list(reference.features.named_children())
-    for (their_name, part), (name, expected) in zip_longest(
-        theirs, ours, fillvalue=("nothing", None)
-    ):
+def _difference(answer: Any, reference: Any) -> str:
+    """The first module of `features` that differs from the reference, as a hint."""
+    theirs: list[tuple[str, Any]] = list(answer.features.named_children())
+    ours: list[tuple[str, Any]] = list(reference.features.named_children())
+    nothing: tuple[str, Any] = ("nothing", None)
+    for (their_name, part), (name, expected) in zip_longest(theirs, ours, fillvalue=nothing):
         if their_name != name:
             return f"In features stands {their_name} where the question has {name}."
         simple = not list(part.children())
@@ -321,11 +320,11 @@ def _(config: Counted, count_parameters: Any) -> None:
         built.append(type(self).__name__)
         original(self, *args, **kwargs)
 
-    nn.Module.__init__ = noticed
+    nn.Module.__init__ = noticed  # type: ignore[method-assign]
     try:
         got = count_parameters(*config.arguments())
     finally:
-        nn.Module.__init__ = original
+        nn.Module.__init__ = original  # type: ignore[method-assign]
     if built:
         raise Wrong(
             "arithmetic alone", f"a {built[0]} was built", "Compute from the five arguments."
@@ -554,7 +553,7 @@ def _(task: Task, train: Any) -> None:
     _in_training_mode(before, after)
 
 
-def _in_training_mode(before: nn.Module, after: nn.Module) -> None:
+def _in_training_mode(before: Any, after: Any) -> None:
     if torch.equal(before.features.norm5.running_mean, after.features.norm5.running_mean):
         raise Wrong(
             "running statistics that have moved",

@@ -153,7 +153,7 @@ def _(given: Model, convert_keys: Any) -> None:
 adapt_head = Question("adapt_head", ("adapt_head",), _MODELS, _draw_model)
 
 
-def _adapted(given: Model, adapt_head: Any) -> tuple[nn.Module, nn.Module]:
+def _adapted(given: Model, adapt_head: Any) -> tuple[Any, Any]:
     model = given.model()
     before = copy.deepcopy(model)
     got = adapt_head(model, given.wanted)
@@ -241,11 +241,11 @@ class _Trap:
 
     sprung = False
 
-    def __reduce__(self) -> tuple:
+    def __reduce__(self) -> tuple[Any, ...]:
         return _spring, ()
 
 
-def _spring() -> dict:
+def _spring() -> dict[str, Any]:
     _Trap.sprung = True
     return {}
 
@@ -358,9 +358,8 @@ def _(given: Model, load_safely: Any) -> None:
 
 # ------------------------------------------------------------------------------ few labels
 
-ACCURACY = (
-    0.9  # a head on the pretrained features reaches 0.95 and more; on random features, below 0.85
-)
+#: A head on the pretrained features reaches 0.95 and more; on random features, less than 0.85.
+ACCURACY = 0.9
 _UPPER = (0, 2, 4, 6)  # T-shirt, pullover, coat, shirt: hard to tell apart with five pictures each
 _REST = (1, 3, 5, 7, 8, 9)
 
@@ -389,9 +388,10 @@ class Few:
             found[1].append(torch.full((5,), label))
             found[2].append(full.normalize(full.test_images[others]))
             found[3].append(torch.full((len(others),), label))
-        return tuple(torch.cat(part) for part in found)
+        x, y, test_x, test_y = (torch.cat(part) for part in found)
+        return x, y, test_x, test_y
 
-    def trained(self, fine_tune: Any) -> tuple[nn.Module, nn.Module, float]:
+    def trained(self, fine_tune: Any) -> tuple[Any, Any, float]:
         """The model before, after, and its accuracy on other pictures; it is trained once."""
         if "result" not in self.done:
             x, y, test_x, test_y = self.images()
@@ -410,7 +410,7 @@ def pretrained_model() -> network.DenseNet:
 
 
 def _with_new_head(model: network.DenseNet, num_classes: int) -> network.DenseNet:
-    model.classifier = nn.Linear(model.classifier.in_features, num_classes)
+    model.classifier = nn.Linear(model.num_features, num_classes)
     return model
 
 

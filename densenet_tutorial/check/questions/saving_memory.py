@@ -203,7 +203,8 @@ class _Step:
 
 
 def _step(layer: nn.Module, features: list[Tensor], forward: Callable[..., Any]) -> _Step:
-    counts, read = {"": 0, "norm1": 0, "conv2": 0}, []  # "" is the layer itself
+    counts = {"": 0, "norm1": 0, "conv2": 0}  # "" is the layer itself
+    read: list[Any] = []
     given = {_address(feature) for feature in features}
 
     def count(name: str) -> Callable[..., None]:
@@ -257,9 +258,11 @@ def _same_gradients(given: Features, answer: Any) -> None:
             )
         for name, gradient in expected.gradients.items():
             theirs = got.gradients[name]
-            if gradient is not None and theirs is None:
+            if gradient is None:
+                continue
+            if theirs is None:
                 raise Wrong(f"a gradient of {name}", "none", _NO_GRADIENT)
-            if gradient is not None and not engine.close(theirs, gradient, tolerance=1e-3):
+            if not engine.close(theirs, gradient, tolerance=1e-3):
                 raise Wrong(f"the plain layer's gradient of {name}{where}", "another one", _AGAIN)
 
 
@@ -315,9 +318,8 @@ def _in_a_block(given: Features, answer: Any) -> None:
     for (name, parameter), expected in zip(
         [("its input", x), *block.named_parameters()], [twin_x, *twin.parameters()], strict=True
     ):
-        if parameter.grad is None or not engine.close(
-            parameter.grad, expected.grad, tolerance=1e-3
-        ):
+        found, wanted = parameter.grad, expected.grad
+        if found is None or wanted is None or not engine.close(found, wanted, tolerance=1e-3):
             raise Wrong(f"in a block, the plain block's gradient of {name}", "another one", _AGAIN)
 
 
@@ -342,7 +344,7 @@ def _(given: Features, checkpointed: Any) -> None:
 # ------------------------------------------------------------------------------ the trap
 
 
-def _and_before(layer: nn.Module, features: list[Tensor]) -> Tensor:
+def _and_before(layer: layers.DenseLayer, features: list[Tensor]) -> Tensor:
     with torch.no_grad():
         layer.norm1(torch.cat(features, 1))
     return layer(features)
@@ -358,7 +360,9 @@ _BEFORE = 7  # updates in earlier training
 
 def _counted(given: Features, answer: Any, forward: Any, expected: int, hint: str = "") -> None:
     layer, features = given.layer(), given.features()
-    layer.norm1.num_batches_tracked.fill_(_BEFORE)
+    count = layer.norm1.num_batches_tracked
+    assert count is not None
+    count.fill_(_BEFORE)
     twin = copy.deepcopy(layer)
     got = answer(lambda *arguments: forward(*arguments), layer, features)  # handed in, not borrowed
     got = engine.whole_number(got, "count_updates")
