@@ -6,19 +6,30 @@ VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.installed
 GRADING := $(VENV)/.grading-installed
-OLDEST := .venv-oldest
+TORCH := 2.6
+TORCHVISION := 0.21
+OLDEST := .venv-torch-$(TORCH)
 MUTANTS := .venv-mutants
 
 # Two workers of one thread each: when torch has more threads than there are cores, they mostly wait for each other.
-PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -q -rs -n 2
+# Where a test asks for more, they sleep while they wait.
+THREADS := 1
+PYTEST = OMP_NUM_THREADS=$(THREADS) OMP_WAIT_POLICY=passive $(PY) -m pytest -q -rs -n 2
 
-# Chapters are checked without network: see book/_tools/offline/sitecustomize.py and tests/nbval_history.py.
-NBVAL := PYTHONPATH="$(CURDIR)/book/_tools/offline:$(CURDIR)/tests" $(PYTEST) book --ignore=book/assignments \
-	--dist loadfile -p no:cacheprovider -p nbval_history --nbval-current-env --nbval-cell-timeout=600
+# Chapters are checked without network: see book/_tools/offline/sitecustomize.py and tests/nbval_kernel.py.
+NBVAL = PYTHONPATH="$(CURDIR)/book/_tools/offline:$(CURDIR)/tests" $(PYTEST) book --ignore=book/assignments \
+	--dist loadfile -p no:cacheprovider -p nbval_kernel --nbval-current-env --nbval-cell-timeout=600
+
+# With these, torch and numpy compute as on a processor without AVX, or with AVX2 and no more: other sums, other rounding.
+OLD_PROCESSOR := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_CBWR=COMPATIBLE OPENBLAS_CORETYPE=Prescott
+HASWELL := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 OPENBLAS_CORETYPE=Haswell
+
+# With another backend of matplotlib than its own, Jupyter shows no figure.
+unexport MPLBACKEND
 
 .DEFAULT_GOAL := help
-.PHONY: help book serve lab execute sync assignments grade figures lint test test-assignments test-gpu test-oldest \
-	test-mutants repository clean
+.PHONY: help book serve lab execute sync assignments grade figures lint test chapters test-portable test-assignments \
+	test-gpu test-oldest test-modes test-mutants fuzz repository clean
 
 help: ## List the commands
 	@echo "Commands:"
@@ -74,9 +85,22 @@ lint: $(READY) ## Check style and formatting, notebooks included, and the packag
 test: $(READY) ## Lint; run the unit tests, every chapter, the build, and the site's tests
 	$(MAKE) lint
 	$(PYTEST) tests --ignore=tests/site --ignore=tests/assignments
-	DENSENET_TUTORIAL_DEVICE=cpu $(NBVAL) --nbval --nbval-sanitize-with=tests/nbval.cfg
+	$(OLD_PROCESSOR) $(MAKE) chapters
 	$(MAKE) book
 	$(PYTEST) tests/site
+
+chapters: $(READY)
+	DENSENET_TUTORIAL_DEVICE=cpu $(NBVAL) --nbval --nbval-sanitize-with=tests/nbval.cfg
+
+test-portable: $(READY) ## Run every chapter as on three machines that have little in common
+	env -u HOME LANG=C LC_ALL=C $(OLD_PROCESSOR) $(MAKE) chapters
+	COLUMNS=40 MPLBACKEND=agg $(HASWELL) $(MAKE) chapters THREADS=2
+ifneq ($(shell grep -m 1 -o avx512f /proc/cpuinfo),)
+	TZ=Pacific/Chatham OPENBLAS_CORETYPE=SkylakeX $(MAKE) chapters THREADS=4
+else
+	@echo "This processor has no AVX-512: OPENBLAS_CORETYPE=SkylakeX is left out."
+	TZ=Pacific/Chatham $(MAKE) chapters THREADS=4
+endif
 
 # The rest in one process: grading a folder itself uses every core.
 test-assignments: $(GRADING) ## Make all assignments, grade wrong answers and a folder, run the students' notebooks
@@ -90,12 +114,18 @@ test-gpu: $(READY) ## Run every chapter on the GPU; without one, this fails
 		'make test-gpu: torch sees no GPU on this machine, so nothing was tested')"
 	DENSENET_TUTORIAL_DEVICE=cuda $(NBVAL) --nbval-lax
 
-test-oldest: ## Run the unit tests on the oldest torch that is supported
+test-oldest: ## Run the unit tests on the oldest torch that is supported (or another: TORCH=2.11 TORCHVISION=0.26)
 	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
 	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check \
-		"torch==2.6.*" "torchvision==0.21.*" ipython pytest pytest-xdist -e .
+		"torch==$(TORCH).*" "torchvision==$(TORCHVISION).*" ipython pytest pytest-xdist -e .
 	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -q -rs -n 2 tests --ignore=tests/site --ignore=tests/book \
 		--ignore=tests/assignments
+
+test-modes: $(READY) ## Compare the memory-efficient modes with the plain model in COUNT random situations, from SEED on
+	OMP_NUM_THREADS=1 $(PY) tests/random_situations.py --count $(or $(COUNT),1000) --seed $(or $(SEED),0)
+
+fuzz: $(READY) ## Damage weights, images, addresses and runs at random for MINUTES, and count what is read wrongly
+	OMP_NUM_THREADS=1 $(PY) tests/fuzz/run.py --minutes $(or $(MINUTES),10)
 
 # Hours, so it is not part of `make test`. PART=training changes the training loop; EVERY=10 tries each tenth change.
 test-mutants: $(READY) ## Change memory/, one thing at a time, and list what no test notices (PART=…, EVERY=…)

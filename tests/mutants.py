@@ -26,14 +26,16 @@ PARTS = {
         ["densenet_tutorial/memory"],
         (
             "tests/test_memory.py tests/test_memory_situations.py "
-            "-k 'not distributed and not resident and not once_in_a_process and not random and not wrong_shapes and not gradgradcheck'"
+            "-k 'not distributed and not resident and not once_in_a_process "
+            "and not random and not wrong_shapes and not gradgradcheck'"
         ),
     ),
     "training": (
         ["densenet_tutorial/training/loop.py", "densenet_tutorial/training/run_folder.py"],
         (
             "tests/test_training.py tests/test_run_folder.py "
-            "-k 'not killed and not another_process and not at_once_one and not drawing_that and not without_a_folder'"
+            "-k 'not killed and not another_process and not at_once_one "
+            "and not drawing_that and not without_a_folder'"
         ),
     ),
 }

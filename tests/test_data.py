@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import os
 import pickle
 import shutil
 import subprocess
@@ -23,11 +22,6 @@ from densenet_tutorial.data import datasets
 
 ROOT = Path(__file__).resolve().parents[1]
 BUNDLED = Path(str(resources.files("densenet_tutorial"))) / "data" / "bundled"
-HAS_FULL_SET = datasets.DEBIAN_FASHION_MNIST.is_dir()
-needs_full_set = pytest.mark.skipif(
-    not HAS_FULL_SET and "CI" not in os.environ,
-    reason="needs the full Fashion-MNIST: install Debian's package dataset-fashion-mnist",
-)
 
 
 @pytest.fixture
@@ -96,7 +90,7 @@ def test_damage_to_what_ships_is_noticed(monkeypatch, name):
         data.load_dataset(name.lower().replace("_", "-"))
 
 
-@needs_full_set
+@pytest.mark.full_fashion_mnist
 def test_fashion_mini_is_made_again_byte_for_byte(tmp_path):
     output = tmp_path / "again.npy.bz2"
     script = ROOT / "book/_tools/make_fashion_mini.py"
@@ -104,7 +98,7 @@ def test_fashion_mini_is_made_again_byte_for_byte(tmp_path):
     assert output.read_bytes() == (BUNDLED / "fashion-mini.npy.bz2").read_bytes()
 
 
-@needs_full_set
+@pytest.mark.full_fashion_mnist
 def test_the_full_fashion_mnist_is_found_in_debians_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("DENSENET_TUTORIAL_DATA", str(tmp_path))
     dataset = data.load_dataset("fashion-mnist")
@@ -114,7 +108,7 @@ def test_the_full_fashion_mnist_is_found_in_debians_folder(monkeypatch, tmp_path
     assert dataset.std[0] == pytest.approx(0.3530, abs=1e-4)
 
 
-@needs_full_set
+@pytest.mark.full_fashion_mnist
 @pytest.mark.parametrize("damage", ["truncated", "changed", "not gzip"])
 def test_a_damaged_file_is_refused_by_name(tmp_path, damage):
     for file in datasets.FASHION_MNIST_SHA256:

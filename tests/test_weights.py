@@ -29,7 +29,6 @@ from web import serving
 
 from densenet_tutorial import DenseNet, data, densenet, training, weights
 from densenet_tutorial.__main__ import main
-from densenet_tutorial.data import datasets
 from densenet_tutorial.weights import WeightsError, layouts, sources
 from densenet_tutorial.weights import files as tensor_files
 
@@ -50,10 +49,7 @@ def test_accuracy_on_fashion_mini_is_what_the_results_say(name):
     assert accuracy == pytest.approx(results["fashion_mini_accuracy"], abs=0.001)
 
 
-@pytest.mark.skipif(
-    not datasets.DEBIAN_FASHION_MNIST.is_dir(),
-    reason="the full Fashion-MNIST is not on this machine",
-)
+@pytest.mark.full_fashion_mnist
 @pytest.mark.parametrize("name", SHIPPED)
 def test_accuracy_on_all_test_images_is_what_the_results_say(name, capsys):
     results = weights.results(name)

@@ -16,7 +16,10 @@ CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
 if CHROMIUM is None and not os.environ.get("CI"):
-    pytest.skip("no Chromium on this machine: pages not opened", allow_module_level=True)
+    pytest.skip(
+        "the pages were not opened, for Chromium is not here: apt-get install chromium",
+        allow_module_level=True,
+    )
 
 # What axe-core looks for: contrast depends on the colours and takes most of the time; the rest
 # depends on the width. `label-content-name-mismatch` is off by default, because it is young; the
