@@ -12,7 +12,7 @@ from densenet_tutorial.memory.variants import RecomputedTransition
 
 
 def test_benchmark_memory_prints_a_table_and_writes_a_file(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(benchmarks, "_resident_apart", lambda *model: None)
+    monkeypatch.setattr(benchmarks, "_resident_in_subprocess", lambda *model: None)
     path = tmp_path / "memory.json"
     options = "--model densenet_40_12 --image-size 8 --batch-size 2 --repeats 2 --device cpu"
     main(["benchmark", "memory", *options.split(), "--output", str(path)])
