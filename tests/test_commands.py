@@ -503,7 +503,10 @@ def test_the_command_has_a_name_of_its_own():
             lambda config: config.update(dataset=None),
             "must keep its configuration .*dataset was None",
         ),
-        (lambda config: config["dataset"].pop("image_shape"), "metadata must be the metadata.. of a data set"),
+        (
+            lambda config: config["dataset"].pop("image_shape"),
+            "metadata must be the metadata.. of a data set",
+        ),
         (lambda config: config["recipe"].update(lr=-1), "lr must be a finite number above 0"),
     ],
 )
