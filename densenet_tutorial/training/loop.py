@@ -28,6 +28,8 @@ from densenet_tutorial.training.recipe import AMP, SCHEDULES, Recipe
 from densenet_tutorial.training.run_folder import open_folder
 from densenet_tutorial.utils import arguments
 
+Model = TypeVar("Model", bound=nn.Module)
+
 #: Number of steps between checks that the loss is finite, which synchronise with the GPU.
 _STEPS_BETWEEN_CHECKS = 50
 
