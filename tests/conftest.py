@@ -5,6 +5,7 @@ Which comparisons are exact on x86 alone is said in `exact.py`.
 
 import dataclasses
 import os
+import signal
 
 import pytest
 
@@ -23,6 +24,11 @@ def dataset():
         test_images=full.test_images[:100],
         test_labels=full.test_labels[:100],
     )
+
+
+def pytest_configure(config):
+    """Hear Ctrl-C even as a job in the background, which a shell starts with it ignored."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_runtest_setup(item):
