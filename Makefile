@@ -6,7 +6,10 @@ VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.installed
 GRADING := $(VENV)/.grading-installed
-OLDEST := .venv-oldest
+TORCH := 2.6
+TORCHVISION := 0.21
+OLDEST := .venv-torch-$(TORCH)
+MUTANTS := .venv-mutants
 
 # Two workers of one thread each: when torch has more threads than there are cores, they mostly wait for each other.
 # Where a test asks for more, they sleep while they wait.
@@ -26,7 +29,7 @@ unexport MPLBACKEND
 
 .DEFAULT_GOAL := help
 .PHONY: help book serve lab execute sync assignments grade figures lint test chapters test-portable test-assignments \
-	test-gpu test-oldest repository clean
+	test-gpu test-oldest test-modes test-mutants fuzz repository clean
 
 help: ## List the commands
 	@echo "Commands:"
@@ -111,12 +114,24 @@ test-gpu: $(READY) ## Run every chapter on the GPU; without one, this fails
 		'make test-gpu: torch sees no GPU on this machine, so nothing was tested')"
 	DENSENET_TUTORIAL_DEVICE=cuda $(NBVAL) --nbval-lax
 
-test-oldest: ## Run the unit tests on the oldest torch that is supported
+test-oldest: ## Run the unit tests on the oldest torch that is supported (or another: TORCH=2.11 TORCHVISION=0.26)
 	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
 	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check \
-		"torch==2.6.*" "torchvision==0.21.*" ipython pytest pytest-xdist -e .
+		"torch==$(TORCH).*" "torchvision==$(TORCHVISION).*" ipython pytest pytest-xdist -e .
 	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -q -rs -n 2 tests --ignore=tests/site --ignore=tests/book \
 		--ignore=tests/assignments
+
+test-modes: $(READY) ## Compare the memory-efficient modes with the plain model in COUNT random situations, from SEED on
+	OMP_NUM_THREADS=1 $(PY) tests/random_situations.py --count $(or $(COUNT),1000) --seed $(or $(SEED),0)
+
+fuzz: $(READY) ## Damage weights, images, addresses and runs at random for MINUTES, and count what is read wrongly
+	OMP_NUM_THREADS=1 $(PY) tests/fuzz/run.py --minutes $(or $(MINUTES),10)
+
+# Hours, so it is not part of `make test`. PART=training changes the training loop; EVERY=10 tries each tenth change.
+test-mutants: $(READY) ## Change memory/, one thing at a time, and list what no test notices (PART=…, EVERY=…)
+	test -x $(MUTANTS)/bin/cosmic-ray || { $(PYTHON) -m venv $(MUTANTS) && \
+		$(MUTANTS)/bin/python -m pip install --quiet --disable-pip-version-check cosmic-ray==8.7.0; }
+	$(MUTANTS)/bin/python tests/mutants.py $(or $(PART),memory) $(or $(EVERY),1)
 
 repository: $(READY) ## Give the repository another address: make repository URL=https://github.com/OWNER/NAME
 	@test -n "$(URL)" || { echo "Say which: make repository URL=https://github.com/OWNER/NAME" >&2; exit 1; }

@@ -17,8 +17,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from densenet_tutorial.layers import DenseBlock
 from densenet_tutorial.network import DenseNet
+from densenet_tutorial.training import evaluation_mode
 from densenet_tutorial.utils import arguments
-from densenet_tutorial.utils.modes import evaluation_mode
 
 
 def _as_densenet(value: Any) -> Any:

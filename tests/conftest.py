@@ -1,4 +1,7 @@
-"""Data of several tests: a task that takes a fraction of a second, and the full Fashion-MNIST."""
+"""Data of several tests: a task that takes a fraction of a second, and the full Fashion-MNIST.
+
+Which comparisons are exact on x86 alone is said in `exact.py`.
+"""
 
 import dataclasses
 import os

@@ -26,7 +26,6 @@ MODULES = (
     "densenet_tutorial.memory",
     "densenet_tutorial.training",
     "densenet_tutorial.utils.environment",
-    "densenet_tutorial.utils.modes",
     "densenet_tutorial.weights",
 )
 
@@ -259,7 +258,7 @@ VALID = {
     "training.seeded": lambda: {"training": training.Training(**task())},
     "training.with_progress": lambda: {"training": training.Training(**task()), "progress": False},
     "utils.environment.device": dict,
-    "utils.modes.evaluation_mode": lambda: {"model": model()},
+    "training.evaluation_mode": lambda: {"model": model()},
     "weights.adapt": lambda: {
         "weights": weights.read("fashion-mnist-small"),
         "like": weights.read("fashion-mnist-small").model,

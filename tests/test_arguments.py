@@ -453,7 +453,7 @@ TABLE = {
     "training.seeded": {"training": module()},
     "training.with_progress": {"training": module(), "progress": flag()},
     "utils.environment.device": {"name": optional(choice())},
-    "utils.modes.evaluation_mode": {"model": module()},
+    "training.evaluation_mode": {"model": module()},
     "weights.adapt": {
         "weights": [None, 3, "a", Foreign(), {}],
         "like": STATE_DICT,

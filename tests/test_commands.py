@@ -498,12 +498,15 @@ def test_the_command_has_a_name_of_its_own():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda config: config["model"].update(depth=7), "the run's model cannot be made again: "),
+        (lambda config: config["model"].update(depth=7), "the run's model cannot be built: "),
         (
             lambda config: config.update(dataset=None),
             "must keep its configuration .*dataset was None",
         ),
-        (lambda config: config["dataset"].pop("image_shape"), "metadata must be what a data set's"),
+        (
+            lambda config: config["dataset"].pop("image_shape"),
+            "metadata must be the metadata.. of a data set",
+        ),
         (lambda config: config["recipe"].update(lr=-1), "lr must be a finite number above 0"),
     ],
 )

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from densenet_tutorial import memory
+from densenet_tutorial import training
 from densenet_tutorial.training import run_folder
 
 HERE = Path(__file__).parent
@@ -35,21 +35,23 @@ def run(command, **options):
     return done
 
 
-def trained(processes, norm, tmp_path):
-    output = tmp_path / f"{norm}-{processes}.json"
-    run([*LAUNCH, str(processes), str(HERE / "train_in_processes.py"), norm, str(output)])
+def trained(processes, norms, tmp_path):
+    """What `train_in_processes.py` found, by mode; "False" is the plain model."""
+    output = tmp_path / f"{norms}-{processes}.json"
+    run([*LAUNCH, str(processes), str(HERE / "train_in_processes.py"), norms, str(output)])
     result = json.loads(output.read_text())
-    assert result["processes"] == processes
-    assert result["same"], "the processes ended with different weights or buffers"
+    for name in result.keys() - {"shards"}:
+        assert result[name]["processes"] == processes
+        assert result[name]["same"], "the processes ended with different weights or buffers"
     return result
 
 
-def assert_follows(two, one):
+def assert_follows(two, one, rel=1e-4):
     """Every step's loss, and the test set's loss and accuracy after it."""
     two, one = two["history"], one["history"]
     assert len(two) == 20
     for name in ("train_loss", "test_loss"):
-        assert [row[name] for row in two] == pytest.approx([row[name] for row in one], rel=1e-4)
+        assert [row[name] for row in two] == pytest.approx([row[name] for row in one], rel=rel)
     for name in ("train_accuracy", "test_accuracy"):
         assert [row[name] for row in two] == pytest.approx([row[name] for row in one], abs=1e-6)
     assert one[-1]["train_loss"] < one[0]["train_loss"]
@@ -62,30 +64,40 @@ def on_cpu(monkeypatch):
 
 def test_two_processes_follow_one(tmp_path, on_cpu):
     two = trained(2, "frozen", tmp_path)
-    assert_follows(two, trained(1, "frozen", tmp_path))
+    assert_follows(two["False"], trained(1, "frozen", tmp_path)["False"])
     assert sorted(i for shard in two["shards"] for i in shard) == list(range(51))
     assert [len(shard) for shard in two["shards"]] == [26, 25]
 
 
-@pytest.fixture(scope="module")
-def two_processes(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(ENVIRONMENT, "DENSENET_TUTORIAL_DEVICE", "cpu")
-        # Weights and running statistics of all processes are compared in there.
-        return trained(2, "ordinary", tmp_path_factory.mktemp("ordinary"))
+def test_in_two_processes_each_mode_acts_and_follows_the_plain_model(tmp_path, on_cpu):
+    """With ordinary batch norm. That gradients are equal, digit by digit: see `test_memory.py`."""
+    found = trained(2, "ordinary", tmp_path)
+    plain = found["False"]["kept"]
+    for mode, most in (("checkpoint", 0.9), ("recompute", 0.5), ("minimal", 0.2)):
+        assert_follows(found[mode], found["False"])
+        for kept, usual in zip(found[mode]["kept"], plain, strict=True):
+            assert kept < most * usual, mode
+        assert found[mode]["warnings"] == [[], []]
 
 
-@pytest.mark.parametrize("mode", [mode for mode in memory.MODES if isinstance(mode, str)])
-def test_two_processes_with_less_memory_follow_two(mode, two_processes, tmp_path, on_cpu):
-    efficient = trained(2, mode, tmp_path)
-    assert efficient["kept"] < 0.9 * two_processes["kept"]  # so the mode did act
-    assert_follows(efficient, two_processes)
+def test_in_two_processes_every_mode_steps_aside_for_synchronised_batch_norm(tmp_path, on_cpu):
+    found = trained(2, "sync-on-cpu", tmp_path)
+    plain = found["False"]
+    assert plain["warnings"] == [[], []]
+    for mode in ("checkpoint", "recompute", "minimal"):
+        assert_follows(found[mode], plain, rel=1e-9)
+        assert found[mode]["kept"] == plain["kept"]
+    # The first mode that meets it says so, in each process.
+    words = "memory_efficient: SyncBatchNorm cannot be computed again; such layers run as they are"
+    assert found["checkpoint"]["warnings"] == [[words], [words]]
+    assert found["recompute"]["warnings"] == found["minimal"]["warnings"] == [[], []]
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 def test_with_synchronised_batch_norm_two_gpus_follow_one(tmp_path, monkeypatch):
     monkeypatch.setitem(ENVIRONMENT, "DENSENET_TUTORIAL_DEVICE", "cuda")
-    assert_follows(trained(2, "sync", tmp_path), trained(1, "sync", tmp_path))
+    two, one = (trained(processes, "sync", tmp_path)["False"] for processes in (2, 1))
+    assert_follows(two, one)
 
 
 # ------------------------------------------------------------------------------ the command
@@ -186,6 +198,33 @@ def test_ctrl_c_in_the_terminal_stops_all_after_a_step(tmp_path):
     assert (printed + errors).count("stopped after step ") == 1
     assert "stopped at once" not in printed + errors
     assert run_folder.read_run(folder)["step"] > 0
+
+
+@pytest.fixture
+def group_of_one(tmp_path):
+    """This process as torchrun would have started it, alone."""
+    store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "message"),
+    [(0.2, "^stopped after step 2 of epoch 1$"), (2.1, "^stopped at once$")],
+)
+def test_what_torchrun_passes_on_is_no_second_ctrl_c(group_of_one, dataset, seconds, message):
+    def twice(module, inputs):
+        module.steps = getattr(module, "steps", 0) + 1
+        if module.steps == 2:
+            signal.raise_signal(signal.SIGINT)
+            time.sleep(seconds)
+            signal.raise_signal(signal.SIGINT)
+
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(28 * 28, 10))
+    model.register_forward_pre_hook(twice)
+    with pytest.raises(KeyboardInterrupt, match=message):
+        training.fit(model, dataset, training.Recipe(epochs=1, batch_size=50), progress=False)
 
 
 def test_another_number_of_processes_needs_to_be_insisted_on(whole, tmp_path):

@@ -24,7 +24,6 @@ from densenet_tutorial import (
     memory,
     set_memory_efficient,
 )
-from densenet_tutorial.memory import conditions
 from densenet_tutorial.memory.conditions import Stage, is_supported
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -79,8 +78,46 @@ def with_own_forward(layer):
     layer.relu1.forward = lambda x: x
 
 
+def with_stride(layer):
+    layer.conv1.stride = (2, 2)
+
+
+def with_weight(part, make):
+    """A layer of which the weight of one part is made anew, from the one that it has."""
+
+    def change(m):
+        module = getattr(m, part)
+        module.weight = nn.Parameter(make(module.weight.detach()))
+
+    return changed(change)
+
+
+def elsewhere(weight):
+    return weight.to("meta")
+
+
+def of_a_subclass(weight):
+    return weight.as_subclass(OwnTensor)
+
+
+def with_norms_in(dtype, others):
+    """A layer in the precision `others`, but for its norms."""
+
+    def change(m):
+        m.to(others)
+        m.norm1.to(dtype)
+        m.norm2.to(dtype)
+
+    return changed(change)
+
+
 MAY = {
     "a layer": lambda: acts(layer(), features()),
+    "one column of one image": lambda: acts(layer(), torch.randn(1, 8, 2, 1)),
+    "one row of one image": lambda: acts(layer(), torch.randn(1, 8, 1, 2)),
+    "norms in float32": lambda: acts(
+        with_norms_in(torch.float32, torch.bfloat16), features(dtype=torch.bfloat16)
+    ),
     "several pieces": lambda: acts(layer(), features(5), features(3)),
     "frozen": lambda: acts(layer().requires_grad_(False), features()),
     "in evaluation mode": lambda: acts(layer().eval(), features()),
@@ -175,7 +212,42 @@ MAY_NOT = {
     "bfloat16 into float32": lambda: acts(layer(), features(dtype=torch.bfloat16)),
     "a sparse tensor": lambda: acts(layer(), features().to_sparse()),
     "an empty batch": lambda: acts(layer(), features(batch=0)),
-    "no pixels": lambda: acts(layer(), torch.randn(2, 8, 0, 5)),
+    "no rows": lambda: acts(layer(), torch.randn(2, 8, 0, 5)),
+    "no columns": lambda: acts(layer(), torch.randn(2, 8, 5, 0)),
+    "one value a channel behind a stride": lambda: acts(
+        changed(with_stride), features(batch=1, size=2)
+    ),
+    "a pooling in place of a norm": lambda: acts(
+        changed(lambda m: setattr(m, "norm1", nn.AvgPool2d(1))), features()
+    ),
+    "a pooling in place of an activation": lambda: acts(
+        changed(lambda m: setattr(m, "relu1", nn.AvgPool2d(1))), features()
+    ),
+    "a convolution of other channels": lambda: acts(
+        changed(lambda m: setattr(m, "conv1", nn.Conv2d(9, 16, 1, bias=False))), features()
+    ),
+    "a norm's weight of another shape": lambda: acts(
+        with_weight("norm1", lambda weight: weight.repeat(2)), features()
+    ),
+    "a kernel of another shape": lambda: acts(
+        with_weight("conv1", lambda weight: weight[..., 0]), features()
+    ),
+    **{
+        f"{part}.weight {make.__name__}": lambda part=part, make=make: acts(
+            with_weight(part, make), features()
+        )
+        for part in ("norm1", "conv1", "norm2", "conv2")
+        for make in (elsewhere, of_a_subclass)
+    },
+    "norms in float32, the rest in float64": lambda: acts(
+        with_norms_in(torch.float32, torch.float64), features(dtype=torch.float64)
+    ),
+    "norms in bfloat16, the rest in float16": lambda: acts(
+        with_norms_in(torch.bfloat16, torch.float16), features(dtype=torch.float16)
+    ),
+    "norms in bfloat16, the rest in float32": lambda: acts(
+        with_norms_in(torch.bfloat16, torch.float32), features()
+    ),
     "one value a channel": lambda: acts(layer(), features(batch=1, size=1)),
     "pieces of two sizes": lambda: acts(layer(), features(5), features(3, size=6)),
     "pieces of two dtypes": lambda: acts(layer(), features(5), features(3, dtype=torch.float64)),
@@ -376,6 +448,36 @@ def test_gradgradcheck(mode):
     assert torch.autograd.gradgradcheck(function, (x, *model.parameters()), nondet_tol=1e-9)
 
 
+def in_a_batch(output, inputs, gradients):
+    return torch.autograd.grad(output, inputs, gradients, is_grads_batched=True)
+
+
+def by_vmap(output, inputs, gradients):
+    return torch.func.vmap(lambda g: torch.autograd.grad(output, inputs, g, retain_graph=True))(
+        gradients
+    )
+
+
+@each_mode
+@pytest.mark.parametrize("several", [in_a_batch, by_vmap])
+def test_several_gradients_at_once(mode, several):
+    found, expected = [], []
+    for m, results in ((mode, found), (False, expected)):
+        model = small(m).double()
+        x = images().double().requires_grad_()
+        inputs, output = [x, *model.parameters()], model(x)
+        gradients = torch.randn(
+            4, *output.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+        )
+        if m:
+            results += several(output, inputs, gradients)
+        else:
+            each = [torch.autograd.grad(output, inputs, g, retain_graph=True) for g in gradients]
+            results += [torch.stack(one) for one in zip(*each, strict=True)]
+    for ours, plain in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, plain, rtol=1e-8, atol=1e-10)
+
+
 @each_mode
 def test_a_hook_on_a_parameter_fires_once_for_a_differentiable_gradient(mode):
     calls = []
@@ -514,15 +616,6 @@ def test_a_slice_of_the_features_keeps_its_mode(mode):
     x.grad = None
     small(False).features[:6](x).sum().backward()
     torch.testing.assert_close(x.grad, expected, rtol=1e-3, atol=1e-4)
-
-
-@each_own_mode
-def test_another_device_is_said_once(mode, recwarn):
-    conditions._warn.cache_clear()
-    model = small(mode).to("meta")
-    for _ in range(2):
-        model(images().to("meta"))
-    assert len([w for w in recwarn if "the device 'meta'" in str(w.message)]) == 1
 
 
 # ------------------------------------------------------------------------- switching a model's mode

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from densenet_tutorial import DenseNet, training
-from densenet_tutorial.utils.modes import evaluation_mode
+from densenet_tutorial.training import evaluation_mode
 
 
 class Folding(nn.Linear):

@@ -214,6 +214,28 @@ def test_a_second_ctrl_c_stops_at_once_and_the_checkpoint_before_is_kept(dataset
     assert_same(result(tmp_path / "run"), result(tmp_path / "whole"))
 
 
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+def test_a_request_to_end_and_another_one_still_wait_for_the_step(dataset, tmp_path, second):
+    """As when a cluster asks twice, or somebody presses Ctrl-C meanwhile."""
+    actions = {4: lambda: [interrupt(signal.SIGTERM), interrupt(second)]}
+    with pytest.raises(KeyboardInterrupt, match="^stopped after step 4 of epoch 1$"):
+        fit(dataset, tmp_path / "run", model=Acting(small(), actions))
+    assert run_folder.read_run(tmp_path / "run")["step"] == 4
+
+
+def test_the_progress_bar_of_a_resumed_run_begins_where_it_was(dataset, stopped, tmp_path, capsys):
+    folder = shutil.copytree(stopped, tmp_path / "run")
+    model = small(drop_rate=0.1)
+    training.fit(model, dataset, RECIPE, output=folder, resume=True)
+    drawn = capsys.readouterr().err.split("\r")
+    lines = [line for line in drawn if line.startswith("epoch ")]
+    assert lines[0].startswith("epoch 3/3:  30%") and " 60/200 " in lines[0]
+    row = run_folder.read_run(folder)["history"][-1]
+    # However fast the steps were, the last line is of the whole epoch.
+    loss, accuracy = row["train_loss"], row["train_accuracy"]
+    assert " 200/200 " in lines[-1] and f"loss {loss:.3f}, accuracy {accuracy:.1%}" in lines[-1]
+
+
 def test_a_signal_that_is_ignored_stays_ignored(dataset, tmp_path):
     """As under nohup, or in the background of a script."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -471,6 +493,7 @@ def _remove(key):
         (_set("history", 0, "test_accuracy", value=float("nan")), "a row for each epoch"),
         (_set("history", 0, value=7), "must have a row for each epoch"),
         (_set("scheduler", "last_epoch", value=24), "its schedule is not at its position"),
+        (_set("scheduler", "last_epoch", value=-1), "its schedule is not at its position"),
         (_set("scheduler", value={}), "'last_epoch' is missing"),
         (_not_finite, "numbers that are not finite"),
         (_infinite_momentum, "numbers that are not finite"),
@@ -625,22 +648,71 @@ def test_some_changes_make_no_sense(dataset, stopped, tmp_path, change, words):
     assert contents(folder) == contents(stopped)
 
 
+def edited(folder, change):
+    """Let the run in `folder` be, by its own account, of another device or number of processes."""
+    state = torch.load(folder / "last.pt", weights_only=True)
+    change(state)
+    torch.save(state, folder / "last.pt")
+    (folder / "config.json").write_text(json.dumps(state["config"]))
+
+
+def of_a_gpu(state):
+    state["config"]["device"] = "cuda"
+    state["random"][0]["cuda"] = torch.zeros(16, dtype=torch.uint8)
+
+
+def of_two_processes(state):
+    state["config"]["processes"] = 2
+    state["random"] *= 2
+    state["sums"] = [state["sums"][0] / 4, state["sums"][0] * 3 / 4]
+
+
 def test_another_device_needs_to_be_insisted_on(dataset, stopped, tmp_path, caplog):
     """A run that was begun on a GPU, by its own account, goes on here."""
     folder = shutil.copytree(stopped, tmp_path / "run")
-    state = torch.load(folder / "last.pt", weights_only=True)
-    state["config"]["device"] = "cuda"
-    state["random"][0]["cuda"] = torch.zeros(16, dtype=torch.uint8)
-    torch.save(state, folder / "last.pt")
-    (folder / "config.json").write_text(json.dumps(state["config"]))
+    edited(folder, of_a_gpu)
+    before = run_folder.read_run(folder)["history"]
     with pytest.raises(ValueError, match="device was 'cuda' and is now 'cpu'; .*--allow-changes"):
         fit(dataset, folder, resume=True)
     history = fit(dataset, folder, resume=True, allow_changes=True)
     assert (
         "device was 'cuda' and is now 'cpu'; from here on its results are no longer" in caplog.text
     )
-    assert history[:2] == state["history"] and len(history) == 3
+    assert history[:2] == before and len(history) == 3
     assert run_folder.read_config(folder)["device"] == "cpu"
+
+
+@pytest.mark.parametrize("change", [of_a_gpu, of_two_processes])
+def test_where_nothing_is_random_another_device_trains_the_same(dataset, tmp_path, change):
+    """Also the epoch that was under way is summed up whole."""
+    recipe = Recipe(epochs=2, batch_size=20)
+    whole = fit(dataset, None, recipe, small())
+    with pytest.raises(KeyboardInterrupt):
+        fit(dataset, tmp_path / "run", recipe, Acting(small(), {13: interrupt}))
+    edited(tmp_path / "run", change)
+    history = fit(dataset, tmp_path / "run", recipe, small(), resume=True, allow_changes=True)
+    for row in whole + history:
+        del row["seconds"]
+    assert history == [pytest.approx(row, rel=1e-5) for row in whole]
+
+
+@pytest.mark.parametrize("change", [of_a_gpu, of_two_processes])
+def test_on_another_device_random_numbers_begin_anew(dataset, stopped, tmp_path, change):
+    def draws(folder, **options):
+        drawn, model = [], small(drop_rate=0.1)
+        model.register_forward_pre_hook(
+            lambda m, inputs: drawn.append(torch.rand(1).item()) if m.training else None
+        )
+        fit(dataset, folder, model=model, **options)
+        return drawn
+
+    before, after = draws(None), []
+    for name in ("a", "b"):
+        folder = shutil.copytree(stopped, tmp_path / name)
+        edited(folder, change)
+        after.append(draws(folder, resume=True, allow_changes=True))
+    assert after[0] == after[1] and len(after[0]) == 7
+    assert not set(before) & set(after[0])
 
 
 def test_a_run_goes_on_without_its_best_weights_if_told(dataset, stopped, tmp_path):

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from densenet_tutorial import DenseNet, training
 from densenet_tutorial.training import Recipe
@@ -31,6 +32,17 @@ def test_fit_learns_and_reports_every_epoch(dataset):
     assert history[-1]["test_accuracy"] > 0.3  # guessing: 0.1
     assert history[-1]["lr"] < 0.001
     assert all(row["seconds"] > 0 for row in history)
+
+
+def test_the_seconds_are_those_of_the_training_steps(dataset):
+    start = time.perf_counter()
+    history = training.fit(small(), dataset, Recipe(epochs=2, batch_size=50), progress=False)
+    assert 0 < sum(row["seconds"] for row in history) < time.perf_counter() - start
+
+
+def test_before_the_first_step_the_means_are_zero(dataset):
+    run = training.Training(small(), dataset, Recipe(epochs=1, batch_size=50))
+    assert run.running_means() == (0, 0)
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_does_not(dataset):
@@ -362,6 +374,61 @@ def test_a_run_on_a_gpu_goes_on_with_its_random_numbers(dataset, tmp_path):
     parts = draws(13, tmp_path / "run")
     torch.cuda.manual_seed(100)
     assert parts + draws(0, tmp_path / "run", resume=True) == whole
+
+
+class WithoutGpu(TorchFunctionMode):
+    """Lets what is sent to a GPU stay on the CPU."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        gpu, cpu = torch.device("cuda"), torch.device("cpu")
+        args = tuple(cpu if isinstance(a, torch.device) and a == gpu else a for a in args)
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.fixture
+def gpu_generator(monkeypatch):
+    """Stands for the generator of a GPU, behind torch.cuda's functions."""
+    generator = torch.Generator()
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device="cuda": generator.get_state())
+    monkeypatch.setattr(
+        torch.cuda, "set_rng_state", lambda state, device="cuda": generator.set_state(state)
+    )
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", generator.manual_seed)
+    return generator
+
+
+def test_a_checkpoint_holds_the_random_numbers_of_a_gpu(dataset, gpu_generator):
+    """The part of the test above that needs no GPU: the state is taken, kept and put back."""
+
+    def run():
+        found = training.Training(small(), dataset, Recipe(epochs=1, batch_size=20))
+        found.device = torch.device("cuda")
+        return found
+
+    def draw():
+        return torch.rand(3, generator=gpu_generator).tolist()
+
+    first, second = run(), run()
+    gpu_generator.manual_seed(1)
+    draw()
+    state, expected = first.state_dict(), draw()
+    gpu_generator.manual_seed(2)
+    with WithoutGpu():
+        second.load_state_dict(state)
+    assert draw() == expected
+
+
+def test_fit_leaves_the_random_numbers_of_a_gpu_as_they_were(dataset, gpu_generator):
+    run = training.Training(small(), dataset, Recipe(epochs=1, batch_size=20, seed=7))
+    run.device = torch.device("cuda")
+    drawn = []
+    for seed in (1, 2):
+        gpu_generator.manual_seed(seed)
+        before = gpu_generator.get_state()
+        with training.loop.seeded(run):
+            drawn.append(torch.rand(3, generator=gpu_generator).tolist())
+        assert torch.equal(gpu_generator.get_state(), before)
+    assert drawn[0] == drawn[1]  # the recipe's seed is what counts
 
 
 def test_on_a_macs_gpu_channels_are_not_last():

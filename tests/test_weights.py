@@ -11,6 +11,8 @@ import os
 import pickle
 import resource
 import shutil
+import subprocess
+import sys
 import time
 import warnings
 import zipfile
@@ -81,14 +83,25 @@ def test_bundled_weights_are_in_single_precision_once_loaded():
     assert {p.dtype for p in model.parameters()} == {torch.float32}
 
 
-def test_damaged_bundled_weights_are_refused(tmp_path, monkeypatch):
-    for path in sources._BUNDLED.glob("fashion-mnist-small.*"):
-        shutil.copy(path, tmp_path)
-    file = tmp_path / "fashion-mnist-small.pt"
+def test_damaged_bundled_weights_are_refused(tmp_path):
+    """In a copy of the package, of which a file has changed."""
+    package = Path(weights.__file__).parents[1]
+    copy = shutil.copytree(
+        package, tmp_path / package.name, ignore=shutil.ignore_patterns("__pycache__", "check")
+    )
+    file = copy / "weights" / "bundled" / "fashion-mnist-small.pt"
     file.write_bytes(file.read_bytes() + b"\0")
-    monkeypatch.setattr(sources, "_BUNDLED", tmp_path)
-    with pytest.raises(ValueError, match="fashion-mnist-small.pt in the package is damaged"):
-        weights.read("fashion-mnist-small")
+    program = "from densenet_tutorial import weights; weights.read('fashion-mnist-small')"
+    run = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+    )
+    assert str(file.parent.parent) in run.stderr  # the copy, and not the package itself
+    assert "fashion-mnist-small.pt in the package is damaged (wrong SHA-256)" in run.stderr
 
 
 # -------------------------------------------------------------------------- the four official files

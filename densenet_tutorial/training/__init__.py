@@ -4,6 +4,7 @@ from densenet_tutorial.training.augmentation import list_augmentations
 from densenet_tutorial.training.loop import (
     Training,
     evaluate,
+    evaluation_mode,
     fit,
     freeze,
     predict,
@@ -19,6 +20,7 @@ __all__ = [
     "Recipe",
     "Training",
     "evaluate",
+    "evaluation_mode",
     "fit",
     "freeze",
     "list_augmentations",

@@ -27,7 +27,8 @@ from densenet_tutorial.training.augmentation import augment
 from densenet_tutorial.training.recipe import AMP, SCHEDULES, Recipe
 from densenet_tutorial.training.run_folder import open_folder
 from densenet_tutorial.utils import arguments
-from densenet_tutorial.utils.modes import evaluation_mode
+
+Model = TypeVar("Model", bound=nn.Module)
 
 #: Number of steps between checks that the loss is finite, which synchronise with the GPU.
 _STEPS_BETWEEN_CHECKS = 50
@@ -303,6 +304,24 @@ def _seed(*numbers: int) -> None:
     torch.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1)[0]))
 
 
+@arguments.check(model=arguments.module)
+@contextlib.contextmanager
+def evaluation_mode(model: Model) -> Iterator[Model]:
+    """Put `model` into evaluation mode within the ``with`` block, and yield it.
+
+    Afterwards, also after an error, every module is in its previous mode. That is more than
+    ``model.train(was_training)`` does, which would also put modules into training mode that were
+    deliberately in evaluation mode, such as frozen batch norm.
+    """
+    before = [(module, module.training) for module in model.modules()]
+    try:
+        yield model.eval()
+    finally:
+        model.train(before[0][1])  # for modules that override `train`
+        for module, training in before:
+            module.training = training
+
+
 @arguments.check(module=arguments.module)
 def freeze(module: nn.Module) -> None:
     """Freeze `module` while the rest of a model is trained: no gradients, evaluation mode.
@@ -312,8 +331,7 @@ def freeze(module: nn.Module) -> None:
     `module` any more.
     """
     module.requires_grad_(False).eval()
-    unchanged = types.MethodType(lambda self, mode=True: self, module)
-    module.train = unchanged  # type: ignore[method-assign]
+    module.train = types.MethodType(lambda self, mode=True: self, module)
 
 
 @arguments.check(
