@@ -297,6 +297,13 @@ MAY_NOT = {
             "register_module_full_backward_pre_hook",
         )
     },
+    "autocast, and a kernel in float64": lambda: under(
+        torch.autocast("cpu", torch.bfloat16),
+        model=with_norms_in(torch.float32, torch.float64),
+    ),
+    "autocast to another precision than that of the features": lambda: under(
+        torch.autocast("cpu", torch.float16), x=features(dtype=torch.bfloat16)
+    ),
     "autocast to a precision that does not fit": lambda: under(
         torch.autocast("cpu", torch.float16),
         model=layer().bfloat16(),

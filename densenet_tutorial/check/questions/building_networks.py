@@ -320,11 +320,11 @@ def _(config: Counted, count_parameters: Any) -> None:
         built.append(type(self).__name__)
         original(self, *args, **kwargs)
 
-    nn.Module.__init__ = noticed  # type: ignore[method-assign]
+    nn.Module.__init__ = noticed
     try:
         got = count_parameters(*config.arguments())
     finally:
-        nn.Module.__init__ = original  # type: ignore[method-assign]
+        nn.Module.__init__ = original
     if built:
         raise Wrong(
             "arithmetic alone", f"a {built[0]} was built", "Compute from the five arguments."
