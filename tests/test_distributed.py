@@ -88,7 +88,7 @@ def test_in_two_processes_every_mode_steps_aside_for_synchronised_batch_norm(tmp
         assert_follows(found[mode], plain, rel=1e-9)
         assert found[mode]["kept"] == plain["kept"]
     # The first mode that meets it says so, in each process.
-    words = "memory_efficient: SyncBatchNorm cannot be computed again; such layers run as they are"
+    words = "memory_efficient: SyncBatchNorm cannot be recomputed; such layers run as they are"
     assert found["checkpoint"]["warnings"] == [[words], [words]]
     assert found["recompute"]["warnings"] == found["minimal"]["warnings"] == [[], []]
 
@@ -237,7 +237,7 @@ def test_another_number_of_processes_needs_to_be_insisted_on(whole, tmp_path):
     assert "processes was 2 and is now 1; to resume all the same, allow changes" in done.stderr
     done = run([sys.executable, *more, "--allow-changes", "--epochs", "4"])
     assert "processes was 2 and is now 1" in done.stderr
-    assert "no longer, bit for bit" in done.stderr
+    assert "no longer the same, bit for bit" in done.stderr
     history = run_folder.read_run(tmp_path / "run")["history"]
     assert history[:3] == run_folder.read_run(whole)["history"] and len(history) == 4
 

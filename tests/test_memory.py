@@ -546,7 +546,7 @@ def test_each_reason_to_step_aside_is_said_once_in_a_process(mode):
     )
     assert run.returncode == 0, run.stderr
     assert run.stdout.splitlines() == [
-        "memory_efficient: SyncBatchNorm cannot be computed again; such layers run as they are",
+        "memory_efficient: SyncBatchNorm cannot be recomputed; such layers run as they are",
         "memory_efficient has no effect on the device 'meta', only on CPUs and CUDA",
         "memory_efficient has no effect in torch.compile, which decides by itself what to keep",
     ]

@@ -25,7 +25,7 @@ MODES = (False, True, *VARIANTS)
 _PLAIN = {variant: plain for variants in VARIANTS.values() for plain, variant in variants.items()}
 
 
-@arguments.check(mode=arguments.one_of(MODES))
+@arguments.check(model=arguments.module, mode=arguments.one_of(MODES))
 def set_memory_efficient(model: nn.Module, mode: bool | str) -> nn.Module:
     """Set the memory-efficient mode of all dense layers, blocks and transitions in `model`.
 

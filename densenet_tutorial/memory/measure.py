@@ -3,7 +3,10 @@
 import torch
 from torch import Tensor, nn
 
+from densenet_tutorial.utils import arguments
 
+
+@arguments.check(model=arguments.module, input=arguments.instance_of(Tensor, "a tensor"))
 def saved_activation_bytes(model: nn.Module, input: Tensor) -> int:
     """Bytes that autograd holds between ``model(input)`` and its backward pass, on any device.
 

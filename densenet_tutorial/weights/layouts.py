@@ -19,7 +19,8 @@ from densenet_tutorial.utils import arguments
 #: Identifies the checkpoints of this package.
 CHECKPOINT_FORMAT = "densenet-tutorial checkpoint 1"
 
-_STATE_DICT = arguments.instance_of(Mapping, "a state dict")
+_tensors = arguments.mapping_of(arguments.instance_of(Tensor, "a tensor"))
+STATE_DICT = arguments.Check("a state dict, which has a tensor by each name", _tensors.convert)
 
 #: The start of a note on tensors that were ignored.
 LEFT_OUT = "left out"
@@ -331,7 +332,7 @@ def _described(content: Any, paths: Sequence[_Path]) -> str:
     return f"it is a {type(content).__name__}"
 
 
-@arguments.check(state_dict=_STATE_DICT, allow_nan=arguments.boolean)
+@arguments.check(state_dict=STATE_DICT, allow_nan=arguments.boolean)
 def check_values(state_dict: Mapping[str, Tensor], allow_nan: bool = False) -> None:
     """Refuse negative variances and, unless `allow_nan`, values that are not finite.
 
@@ -388,7 +389,7 @@ class Architecture:
         return count + channels * num_classes
 
 
-@arguments.check(state_dict=_STATE_DICT)
+@arguments.check(state_dict=STATE_DICT)
 def architecture(state_dict: Mapping[str, Tensor]) -> Architecture:
     """The architecture of the network with `state_dict`, in torchvision's layout.
 
@@ -421,7 +422,7 @@ def architecture(state_dict: Mapping[str, Tensor]) -> Architecture:
 # ------------------------------------------------------------------------------ fitting
 
 
-@arguments.check(state_dict=_STATE_DICT, like=_STATE_DICT)
+@arguments.check(state_dict=STATE_DICT, like=STATE_DICT)
 def adapt_state_dict(
     state_dict: Mapping[str, Tensor],
     like: Mapping[str, Tensor],

@@ -203,7 +203,10 @@ def _checked(source: str, content: Any, allow_nan: bool) -> Weights:
 
 @arguments.check(
     weights=arguments.instance_of(Weights, "the result of weights.read"),
-    like=arguments.instance_of(Mapping, "a state dict"),
+    like=layouts.STATE_DICT,
+    known=arguments.optional(
+        arguments.mapping_of(arguments.instance_of(Architecture, "an Architecture"))
+    ),
 )
 def adapt(
     weights: Weights,
