@@ -449,8 +449,8 @@ def _add_predict(commands: Any) -> None:
         ),
         epilog=(
             "examples:\n"
-            "  python -m densenet_tutorial predict fashion-mnist-small shirt.png --invert\n"
-            "  python -m densenet_tutorial predict imagenet cat.jpg --model densenet121"
+            f"  {_program()} predict fashion-mnist-small shirt.png --invert\n"
+            f"  {_program()} predict imagenet cat.jpg --model densenet121"
         ),
     )
     predict.set_defaults(run=_predict)

@@ -485,6 +485,9 @@ def test_the_usage_shows_the_name_that_was_called(monkeypatch, capsys):
         text = capsys.readouterr().out
         assert text.startswith(f"usage: {shown} train")
         assert f"    {shown} train --output runs/a --resume" in text
+        with pytest.raises(SystemExit):
+            main(["predict", "--help"])
+        assert f"  {shown} predict imagenet cat.jpg" in capsys.readouterr().out
 
 
 def test_the_command_has_a_name_of_its_own():

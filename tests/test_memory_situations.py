@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import threading
+import types
 from pathlib import Path
 
 import pytest
@@ -623,6 +624,52 @@ def test_a_slice_of_the_features_keeps_its_mode(mode):
     x.grad = None
     small(False).features[:6](x).sum().backward()
     torch.testing.assert_close(x.grad, expected, rtol=1e-3, atol=1e-4)
+
+
+# ---------------------------------------------------------------------------------- patched methods
+
+
+def triple(self, x, weight, bias):
+    return F.conv2d(x, 3 * weight, bias, self.stride, self.padding)
+
+
+def squashed(self, inputs):
+    return DENSE_LAYER_BN_FUNCTION(self, inputs).tanh()
+
+
+def doubled(self, x):
+    return 2 * BATCH_NORM_FORWARD(self, x)
+
+
+DENSE_LAYER_BN_FUNCTION, BATCH_NORM_FORWARD = DenseLayer.bn_function, nn.BatchNorm2d.forward
+PATCHES = {
+    "a convolution": lambda block: (block.denselayer2.conv2, "_conv_forward", triple),
+    "a first convolution": lambda block: (block.denselayer1.conv1, "_conv_forward", triple),
+    "a layer": lambda block: (block.denselayer2, "bn_function", squashed),
+    "a norm": lambda block: (block.denselayer3.norm1, "forward", doubled),
+}
+
+
+@each_mode
+@pytest.mark.parametrize("where", PATCHES)
+@pytest.mark.parametrize("on_the_class", [False, True])
+def test_a_patched_method_is_called(where, on_the_class, mode, monkeypatch):
+    def result(mode):
+        torch.manual_seed(0)
+        block = set_memory_efficient(DenseBlock(3, 8, 2, 4, 0.0).double(), mode)
+        module, name, function = PATCHES[where](block)
+        if on_the_class:
+            kind = DenseLayer if isinstance(module, DenseLayer) else type(module)
+            monkeypatch.setattr(kind, name, function)
+        else:
+            setattr(module, name, types.MethodType(function, module))
+        out = block(torch.randn(2, 8, 6, 6, dtype=torch.float64))
+        out.square().sum().backward()
+        monkeypatch.undo()
+        return out.detach(), *(p.grad for p in block.parameters())
+
+    for found, expected in zip(result(mode), result(False), strict=True):
+        torch.testing.assert_close(found, expected)
 
 
 # ------------------------------------------------------------------------- switching a model's mode

@@ -49,7 +49,12 @@ ENUM = torchvision.models.DenseNet121_Weights
 
 
 @pytest.mark.parametrize(
-    "weights", ["imagenet", "DEFAULT", "IMAGENET1K_V1", ENUM.DEFAULT, ENUM.IMAGENET1K_V1], ids=str
+    "weights",
+    [
+        *("imagenet", "DEFAULT", "IMAGENET1K_V1", ENUM.DEFAULT, ENUM.IMAGENET1K_V1),
+        *("DenseNet121_Weights.DEFAULT", "DenseNet121_Weights.IMAGENET1K_V1"),
+    ],
+    ids=str,
 )
 def test_torchvisions_words_for_weights(weights, no_network):
     with pytest.raises(WeightsError, match=r"densenet121-a639ec97\.pth is not on this machine"):
@@ -59,6 +64,10 @@ def test_torchvisions_words_for_weights(weights, no_network):
 def test_the_enum_of_another_model_is_refused():
     with pytest.raises(ValueError, match="densenet169"):
         densenet121(weights=torchvision.models.DenseNet169_Weights.DEFAULT)
+    with pytest.raises(ValueError, match="densenet169"):
+        densenet121(weights="DenseNet169_Weights.DEFAULT")
+    with pytest.raises(ValueError, match="DenseNet121_Weights.V9"):
+        densenet121(weights="DenseNet121_Weights.V9")
 
 
 def test_pretrained_works_and_is_deprecated(no_network):

@@ -1,6 +1,6 @@
 """Memory-efficient training: less is kept between the forward and the backward pass.
 
-Network, weights and gradients are the same in every mode.
+Network and weights are the same in every mode, outputs and gradients up to rounding.
 
 | mode | numbers that a dense block keeps, per pixel | recomputed |
 |---|---|---|
@@ -44,8 +44,8 @@ def set_memory_efficient(model: nn.Module, mode: bool | str) -> nn.Module:
         ValueError: there is no such mode, or `model` contains none of our modules.
 
     Outputs, gradients and buffers are those of the plain model. ``"recompute"`` and ``"minimal"``
-    pool before the convolution of a transition, so their last digits differ; they are as close to
-    the results in float64 as the plain model's.
+    pool before the convolution of a transition, so they round otherwise: the results page says
+    by how much, and that they are as close to float64 as the plain model's.
 
     Limits:
 
@@ -53,8 +53,8 @@ def set_memory_efficient(model: nn.Module, mode: bool | str) -> nn.Module:
     - ``torch.compile``, ``torch.export``, ``torch.fx``, tracing: the plain layers run;
       ``torch.compile`` warns once. ``torch.jit.script`` raises an error.
     - transforms of ``torch.func``, forward-mode derivatives: the plain layers run.
-    - hooks on a module, global hooks, or a patched ``forward``: that module runs as it is and keeps
-      as much as the plain one; so does a block with a hook on one of its layers.
+    - hooks on a module, global hooks, or a patched method of the forward pass: that module runs as
+      it is and keeps as much as the plain one; so does a block with a hook on one of its layers.
     - a norm, ReLU or convolution of another class, with a bias, reparametrised or pruned:
       likewise; for ``SyncBatchNorm`` with one warning.
     - a subclass of our layers, a subclass of ``torch.Tensor``: likewise.

@@ -17,9 +17,17 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.modules import module as nn_module
 
-_PLAIN_CALL = nn.Module.__call__
-_PLAIN_FORWARD: dict[type[nn.Module], Any] = {
-    kind: kind.forward for kind in (nn.BatchNorm2d, nn.ReLU, nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)
+from densenet_tutorial.layers import DenseBlock, DenseLayer
+
+_STAGE_MODULES = (nn.BatchNorm2d, nn.ReLU, nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)
+#: The methods behind a forward pass, in which the modes take the place of some.
+_METHODS = {
+    *("__call__", "_call_impl", "forward", "bn_function", "_conv_forward", "_check_input_dim"),
+}
+#: What they are without patches, by class.
+_ORIGINAL: dict[type, dict[str, Any]] = {
+    kind: {name: getattr(kind, name) for name in _METHODS if hasattr(kind, name)}
+    for kind in (nn.Module, nn.Sequential, DenseLayer, DenseBlock, *_STAGE_MODULES)
 }
 _LOW_PRECISION = (torch.float16, torch.bfloat16)
 _DTYPES = (torch.float32, torch.float64, *_LOW_PRECISION)
@@ -136,19 +144,27 @@ def can_pool_first(modules: Sequence[nn.Module]) -> bool:
     )
 
 
+def is_patched(module: nn.Module) -> bool:
+    """Whether `module`, or a class of it, has another method in its forward pass than usual."""
+    return not _METHODS.isdisjoint(vars(module)) or any(
+        getattr(kind, name) is not method
+        for kind in type(module).__mro__
+        for name, method in _ORIGINAL.get(kind, {}).items()
+    )
+
+
 def has_hooks(module: nn.Module) -> bool:
-    """Whether `module` has hooks, its own or global ones, or a patched ``forward``."""
+    """Whether `module` has hooks, its own or global ones, or is patched."""
     return bool(
         module._forward_hooks
         or module._forward_pre_hooks
         or module._backward_hooks
         or module._backward_pre_hooks
-        or "forward" in vars(module)
         or nn_module._global_forward_hooks
         or nn_module._global_forward_pre_hooks
         or nn_module._global_backward_hooks
         or nn_module._global_backward_pre_hooks
-        or nn.Module.__call__ is not _PLAIN_CALL
+        or is_patched(module)
     )
 
 
@@ -157,7 +173,7 @@ def _is_supported_stage(stage: Stage) -> bool:
     if isinstance(stage.norm, nn.SyncBatchNorm):
         _warn("memory_efficient: SyncBatchNorm cannot be recomputed; such layers run as they are")
     for module in stage.modules():
-        if _PLAIN_FORWARD.get(type(module)) is not type(module).forward or has_hooks(module):
+        if type(module) not in _STAGE_MODULES or has_hooks(module):
             return False
     if type(stage.norm) is not nn.BatchNorm2d or type(stage.relu) is not nn.ReLU:
         return False

@@ -22,6 +22,7 @@ from densenet_tutorial.memory.conditions import (
     can_pool_first,
     has_hooks,
     is_eager_with_grad,
+    is_patched,
     is_supported,
     output_shape,
 )
@@ -49,7 +50,7 @@ class CheckpointedDenseLayer(Variant, DenseLayer):
 
     def bn_function(self, inputs: list[Tensor]) -> Tensor:
         stage = Stage(self.norm1, self.relu1, self.conv1)
-        if is_supported(inputs, [stage]):
+        if is_supported(inputs, [stage]) and not is_patched(self):
             return checkpointed(stage, inputs)
         return super().bn_function(inputs)
 
@@ -71,7 +72,7 @@ class RecomputedDenseLayer(Variant, DenseLayer):
     def forward(self, input: Tensor | list[Tensor]) -> Tensor:
         inputs = input if isinstance(input, (list, tuple)) else [input]
         x = inputs[0] if len(inputs) == 1 else torch.cat(inputs, 1)
-        if is_supported([x], self.stages()):
+        if is_supported([x], self.stages()) and not is_patched(self):
             return self.compute(x, None)
         return super().forward(x)
 
@@ -109,7 +110,7 @@ class RecomputedDenseBlock(Variant, DenseBlock):
 
     def _output_channels(self, x: Tensor) -> int | None:
         """Number of output channels if every layer is supported, else ``None``."""
-        if not is_eager_with_grad() or not are_supported_inputs([x]):
+        if not is_eager_with_grad() or not are_supported_inputs([x]) or is_patched(self):
             return None
         channels, height, width = x.shape[1:]
         for layer in self.values():

@@ -164,6 +164,7 @@ def read(
             that turns out to be invalid is removed, unless its name contains a hash.
         ValueError: an argument has a wrong type.
     """
+    weights = _with_enum(weights)
     if isinstance(weights, Weights):
         return weights
     if isinstance(weights, Mapping):
@@ -349,7 +350,20 @@ _DATASET = {
 }
 
 
+def _with_enum(weights: Any) -> Any:
+    """`weights`, or the enum of torchvision that they name, as "DenseNet121_Weights.DEFAULT"."""
+    if not isinstance(weights, str) or not re.fullmatch(r"\w+_Weights\.\w+", weights):
+        return weights
+    from torchvision.models import get_weight
+
+    try:
+        return get_weight(weights)
+    except (KeyError, ValueError) as error:
+        raise WeightsError(f"torchvision has no weights {weights!r}") from error
+
+
 def _is_imagenet(weights: Any) -> bool:
+    weights = _with_enum(weights)
     if isinstance(weights, enum.Enum):
         return bool(_model_of(weights))
     return isinstance(weights, str) and weights in _IMAGENET
