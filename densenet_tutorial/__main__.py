@@ -20,6 +20,7 @@ from densenet_tutorial.training import Recipe, distributed, evaluate, fit, run_f
 from densenet_tutorial.utils import arguments, environment
 from densenet_tutorial.utils.arguments import one_of, optional, positive_int, sequence_of
 from densenet_tutorial.utils.options import add_to, checked_dataclass, option
+from densenet_tutorial.weights.sources import is_imagenet
 
 #: `predict` processes this many images at a time, and draws at most that many.
 _BATCH, _DRAWN = 32, 100
@@ -407,8 +408,10 @@ def _trained(options: argparse.Namespace, name: str | None = None) -> network.De
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    if options.weights == "imagenet":
-        raise ValueError("weights 'imagenet' cannot be evaluated: ImageNet's images are not here")
+    if is_imagenet(options.weights):
+        raise ValueError(
+            f"weights {options.weights!r} cannot be evaluated: ImageNet's images are not here"
+        )
     model = _trained(options)
     trained_on = weights.trained_on(options.weights)
     with _as_option(name="--dataset"):
@@ -476,10 +479,12 @@ def _predict(options: argparse.Namespace) -> None:
     from PIL import Image, ImageOps
 
     top = arguments.positive_int("--top", options.top)
-    if options.weights == "imagenet" and options.model not in weights.IMAGENET_FILES:
+    if is_imagenet(options.weights) and options.model not in weights.IMAGENET_FILES:
         got = "none" if options.model is None else repr(options.model)
         names = ", ".join(weights.IMAGENET_FILES)
-        raise ValueError(f"--model must be one of {names} for the weights 'imagenet', got {got}")
+        raise ValueError(
+            f"--model must be one of {names} for the weights {options.weights!r}, got {got}"
+        )
     model = _trained(options, options.model)
     prepare = weights.transforms(options.weights)
     classes = weights.categories(options.weights)

@@ -449,6 +449,7 @@ def connection_costs(
     complete: list[Tensor] = []
     logits: dict[tuple[int, int], list[Tensor]] = {pair: [] for pair in pairs}
     with evaluation_mode(model), torch.no_grad():
+        model(x[:1])  # refuses, in words, an `x` that does not fit
         for images in x.split(batch_size):
             features = [before(images)]
             for layer in layers:

@@ -478,6 +478,18 @@ def _short_momentum(state):
     state["optimizer"]["state"][0]["momentum_buffer"] = torch.zeros(1)
 
 
+def _with(part, name, function):
+    def change(state):
+        state[part][name] = function(state[part][name])
+
+    return change
+
+
+def _with_integer_momenta(state):
+    for buffers in state["optimizer"]["state"].values():
+        buffers["momentum_buffer"] = buffers["momentum_buffer"].int()
+
+
 def _remove(key):
     return lambda state: state.pop(key)
 
@@ -494,6 +506,13 @@ def _remove(key):
         (_set("history", 0, value=7), "must have a row for each epoch"),
         (_set("scheduler", "last_epoch", value=24), "its schedule is not at its position"),
         (_set("scheduler", "last_epoch", value=-1), "its schedule is not at its position"),
+        (_set("scheduler", "last_epoch", value=0), "its schedule is not at its position"),
+        (_set("optimizer", "state", value={}), "the momenta are missing"),
+        (_with("model", "features.conv0.weight", torch.Tensor.int), "must be of torch.float32"),
+        (_with("model", "features.conv0.weight", torch.Tensor.bool), "must be of torch.float32"),
+        (_with("model", "features.conv0.weight", torch.Tensor.double), "must be of torch.float32"),
+        (_with("model", "features.norm5.running_var", torch.neg), "variances below 0"),
+        (_with_integer_momenta, "the momenta must be of torch.float32"),
         (_set("scheduler", value={}), "'last_epoch' is missing"),
         (_not_finite, "numbers that are not finite"),
         (_infinite_momentum, "numbers that are not finite"),

@@ -44,7 +44,7 @@ def _image_size(value: Any) -> tuple[int, int]:
     ),
     channels=arguments.optional(arguments.one_of((1, 3))),
     test_fraction=arguments.fraction,
-    seed=arguments.non_negative_int,
+    seed=arguments.seed,
     progress=arguments.boolean,
 )
 def load_folder(

@@ -31,7 +31,7 @@ STARTS = ("from scratch", "frozen", "fine-tuned")
 
 
 @arguments.check(
-    per_class=arguments.positive_int, seed=arguments.non_negative_int, tests=arguments.positive_int
+    per_class=arguments.positive_int, seed=arguments.seed, tests=arguments.positive_int
 )
 def few_labels(per_class: int, seed: int, tests: int = 200) -> data.ImageDataset:
     """The data set "digits", resized to Fashion-MNIST's 28 x 28 pixels, with few training images.
@@ -65,7 +65,7 @@ def few_labels(per_class: int, seed: int, tests: int = 200) -> data.ImageDataset
     )
 
 
-@arguments.check(start=arguments.one_of(STARTS), seed=arguments.non_negative_int)
+@arguments.check(start=arguments.one_of(STARTS), seed=arguments.seed)
 def started(start: str, seed: int) -> DenseNet:
     """The network at the start of a run; `seed` determines its random weights."""
     torch.manual_seed(seed)
@@ -81,7 +81,7 @@ def started(start: str, seed: int) -> DenseNet:
 
 @arguments.check(
     start=arguments.one_of(STARTS),
-    seed=arguments.non_negative_int,
+    seed=arguments.seed,
     per_class=arguments.positive_int,
     epochs=arguments.positive_int,
     lr=arguments.positive_number,

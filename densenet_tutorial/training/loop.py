@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 import types
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,6 +27,7 @@ from densenet_tutorial.training.augmentation import augment
 from densenet_tutorial.training.recipe import AMP, SCHEDULES, Recipe
 from densenet_tutorial.training.run_folder import open_folder
 from densenet_tutorial.utils import arguments
+from densenet_tutorial.weights.layouts import check_values
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -223,11 +224,14 @@ class Training:
 
         # The optimizer's settings come from the recipe, and the schedule is stepped to its position
         # again (a second per hundred thousand steps), so that no file can hold other settings.
+        check_values(state["model"], allow_nan=True)  # which are looked for below
+        _check_types(state["model"], self.model.state_dict(), "the weights")
         self.model.load_state_dict(state["model"])
         last, done = state["scheduler"]["last_epoch"], len(history) * self.steps_per_epoch + step
         if recipe != self.recipe:
             last = done
-        if not 0 <= last <= done:  # less than `done` if steps were skipped
+        skips = self.scaler.is_enabled()  # steps whose gradients overflow
+        if not (0 if skips else done) <= last <= done:
             raise ValueError(f"its schedule is not at its position, which is step {done}")
         self.optimizer.zero_grad()
         self.optimizer.step()  # no effect, but schedules warn if there was no step before
@@ -235,6 +239,11 @@ class Training:
             self.schedule.step()
         settings = self.optimizer.state_dict()["param_groups"]
         momenta = state["optimizer"]["state"]
+        parameters = dict(enumerate(self.model.parameters()))
+        buffers_by_index = {i: buffers["momentum_buffer"] for i, buffers in momenta.items()}
+        _check_types(buffers_by_index, parameters, "the momenta")
+        if last and not momenta and any(p.requires_grad for p in parameters.values()):
+            raise ValueError("the momenta are missing")
         self.optimizer.load_state_dict({"state": momenta, "param_groups": settings})
         for parameter, buffers in self.optimizer.state.items():
             momentum = buffers["momentum_buffer"]
@@ -270,6 +279,13 @@ class Training:
                 f"{self.step}: a smaller lr than {self.recipe.lr} may help, or clip_norm. A "
                 "checkpoint from before is kept as it was"
             )
+
+
+def _check_types(tensors: Mapping[Any, Any], like: Mapping[Any, Tensor], what: str) -> None:
+    """Refuse `tensors` of another type than those in `like`, which torch would convert."""
+    for name, tensor in tensors.items():
+        if name in like and tensor is not None and tensor.dtype != like[name].dtype:
+            raise ValueError(f"{what} must be of {like[name].dtype}, got {tensor.dtype} ({name})")
 
 
 _training = arguments.instance_of(Training, "a Training")

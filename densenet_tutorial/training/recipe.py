@@ -10,13 +10,13 @@ from densenet_tutorial.training.augmentation import AUGMENTATIONS
 from densenet_tutorial.utils.arguments import (
     boolean,
     fraction,
-    non_negative_int,
     one_of,
     optional,
     positive_int,
     positive_number,
     sequence_of,
 )
+from densenet_tutorial.utils.arguments import seed as random_seed
 from densenet_tutorial.utils.options import checked_dataclass, option
 
 
@@ -99,7 +99,7 @@ class Recipe:
         default=False,
     )
     seed: int = option(
-        non_negative_int,
+        random_seed,
         "random seed for the order of images, augmentation, dropout and, on the command line, the "
         "initial weights",
         default=0,

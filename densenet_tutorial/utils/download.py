@@ -5,6 +5,7 @@ for the end of the file. pooch and huggingface_hub notice that, but have no size
 none for a server that sends a byte now and then.
 """
 
+import contextlib
 import hashlib
 import http.client
 import os
@@ -14,6 +15,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Generator
 from typing import Any, BinaryIO
 from urllib.parse import quote, urlsplit
 
@@ -35,7 +37,8 @@ def checked_url(url: str) -> tuple[str, str]:
     try:
         parts = urlsplit(url)
         usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:  # a port that is no number, or an unclosed [::1
+        url.encode()
+    except ValueError:  # a port that is no number, an unclosed [::1, or half a character
         usable = False
     if not usable or parts.username is not None:
         raise ValueError(
@@ -48,8 +51,8 @@ def checked_url(url: str) -> tuple[str, str]:
 
 def without_secrets(text: str) -> str:
     """`text`, without user name, password and query if it is a URL."""
-    if "://" in text:
-        text = re.sub(r"(?<=//).*@", "…@", text, flags=re.DOTALL).partition("?")[0]
+    if re.match(r"https?:|(\w+:)?//", text, flags=re.IGNORECASE):  # also where a slash is missing
+        text = re.sub(r"^((\w+:)?/*).*@", r"\1…@", text, flags=re.DOTALL).partition("?")[0]
     return text[:200]
 
 
@@ -68,15 +71,15 @@ def fetch(url: str, file: BinaryIO, max_bytes: int, progress: bool) -> tuple[str
     """
     digest, start, size = hashlib.sha256(), b"", 0
     try:
-        with _response(url) as response:
-            length = response.headers.get("Content-Length", "")
+        with contextlib.closing(_received(url)) as received:
+            length = next(received).get("Content-Length", "")
             total = int(length) if re.fullmatch(r"[0-9]{1,15}", length) else None
             name = urlsplit(url).path.rpartition("/")[2]
             with tqdm(
                 desc=name, total=total, unit="B", unit_scale=True, disable=not progress
             ) as bar:
                 since, before = time.monotonic(), 0
-                while chunk := response.read1(2**16):
+                for chunk in received:
                     file.write(chunk)
                     digest.update(chunk)
                     bar.update(len(chunk))
@@ -102,30 +105,47 @@ class _Redirecting(urllib.request.HTTPRedirectHandler):
     ) -> Any:
         if urlsplit(newurl).scheme not in (req.type, "https"):
             raise OSError(f"it leads away from {req.type}")
+        fp.close()  # urllib would read its body to the end, which may not come
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-def _response(url: str) -> http.client.HTTPResponse:
-    """The response to a request for `url`; a thread bounds the time that all its headers take."""
-    answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
+def _received(url: str) -> Generator[Any, None, None]:
+    """The headers of the response to a request for `url`, then its body, part by part.
 
-    def send() -> None:
+    A thread receives them: between two parts, a server can keep http.client busy, by headers,
+    sizes of chunks or trailers without end. When the time is up, the thread is left alone.
+    """
+    parts: queue.Queue[Any] = queue.Queue(maxsize=16)
+    given_up = threading.Event()
+
+    def receive() -> None:
         request = urllib.request.Request(url, headers={"User-Agent": "densenet-tutorial"})
+        opener = urllib.request.build_opener(_Redirecting)
         try:
-            opener = urllib.request.build_opener(_Redirecting)
-            answers.put(opener.open(request, timeout=TIMEOUT))
+            with opener.open(request, timeout=TIMEOUT) as response:
+                parts.put(response.headers)
+                while not given_up.is_set() and (chunk := response.read1(2**16)):
+                    parts.put(chunk)
+            parts.put(None)
         except urllib.error.HTTPError as error:
-            answers.put(OSError(f"HTTP status {error.code}"))
+            parts.put(OSError(f"HTTP status {error.code}"))
         except urllib.error.URLError as error:
-            answers.put(error.reason if isinstance(error.reason, OSError) else OSError("no answer"))
+            parts.put(error.reason if isinstance(error.reason, OSError) else OSError("no answer"))
         except Exception as error:  # noqa: BLE001 - raised again in the thread that waits
-            answers.put(error)
+            parts.put(error)
 
-    threading.Thread(target=send, daemon=True).start()
+    threading.Thread(target=receive, daemon=True).start()
+    seconds = 2 * TIMEOUT  # for all redirects and headers
     try:
-        answer = answers.get(timeout=2 * TIMEOUT)
+        while (part := parts.get(timeout=seconds)) is not None:
+            if isinstance(part, Exception):
+                raise part
+            yield part
+            seconds = TIMEOUT
     except queue.Empty:
-        raise OSError(f"no answer in {2 * TIMEOUT} seconds") from None
-    if isinstance(answer, Exception):
-        raise answer
-    return answer
+        raise OSError(f"nothing came in {seconds} seconds") from None
+    finally:
+        given_up.set()
+        with contextlib.suppress(queue.Empty):  # so that the thread does not wait for room
+            while True:
+                parts.get_nowait()

@@ -58,7 +58,8 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
                 file.close()  # Windows renames no open file
             os.replace(file.name, target)
         except BaseException:
-            file.close()
+            with contextlib.suppress(OSError):  # it writes what is left, on a disk that may be full
+                file.close()
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(file.name)
             raise

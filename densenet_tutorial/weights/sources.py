@@ -285,7 +285,7 @@ def transforms(weights: Any) -> nn.Module:
 
     from densenet_tutorial.data import FitInside
 
-    if _is_imagenet(weights):
+    if is_imagenet(weights):
         size: list[nn.Module] = [v2.RGB(), v2.Resize(256), v2.CenterCrop(224)]
         mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
     else:
@@ -303,7 +303,7 @@ def categories(weights: Any) -> list[str]:
     Raises:
         WeightsError: as for :func:`read`, or the file does not name its training data.
     """
-    if _is_imagenet(weights):
+    if is_imagenet(weights):
         from torchvision.models import DenseNet121_Weights
 
         return list(DenseNet121_Weights.IMAGENET1K_V1.meta["categories"])
@@ -362,7 +362,8 @@ def _with_enum(weights: Any) -> Any:
         raise WeightsError(f"torchvision has no weights {weights!r}") from error
 
 
-def _is_imagenet(weights: Any) -> bool:
+def is_imagenet(weights: Any) -> bool:
+    """Whether `weights` name the files behind ``"imagenet"``, in our words or torchvision's."""
     weights = _with_enum(weights)
     if isinstance(weights, enum.Enum):
         return bool(_model_of(weights))

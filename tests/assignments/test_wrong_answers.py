@@ -20,9 +20,22 @@ def changed(assignment, name, changes):
     cells = solution(assignment)
     (place,) = (i for i, cell in enumerate(cells) if defines.search(cell))
     for old, new in changes:
-        assert old in cells[place], f"{old!r} is not in the solution"
+        if old not in cells[place]:
+            old = wrapped(old, cells[place])
         cells[place] = cells[place].replace(old, new)
     return cells
+
+
+def wrapped(code, text):
+    """`code`, which is on one line, as it stands in `text`, where it may be on several."""
+    tokens = re.findall(r"\w+|\S", code)
+    between = (r",?\s*" if token in ")]}" else r"\s*" for token in tokens[1:])
+    pattern = re.escape(tokens[0]) + "".join(
+        space + re.escape(token) for space, token in zip(between, tokens[1:], strict=True)
+    )
+    found = re.search(pattern, text)
+    assert found, f"{code!r} is not in the solution"
+    return found[0]
 
 
 def test_there_are_enough_of_them():
