@@ -51,8 +51,11 @@ def checked_url(url: str) -> tuple[str, str]:
 
 def without_secrets(text: str) -> str:
     """`text`, without user name, password and query if it is a URL."""
-    if re.match(r"https?:|(\w+:)?//", text, flags=re.IGNORECASE):  # also where a slash is missing
-        text = re.sub(r"^((\w+:)?/*).*@", r"\1…@", text, flags=re.DOTALL).partition("?")[0]
+    # A slash may be missing by mistake.
+    start = re.match(r".*?://|https?:/*|//", text, flags=re.DOTALL | re.IGNORECASE)
+    if start:
+        rest = re.sub(r"^.*@", "…@", text[start.end() :], flags=re.DOTALL)
+        text = start[0] + rest.partition("?")[0]
     return text[:200]
 
 
