@@ -81,7 +81,8 @@ def test_channels_are_those_of_real_networks(mine):
         block = layers.DenseBlock(count, k0, 1, k, 0.0)
         reads = [layer.norm1.num_features for layer in block.values()]
         assert names["layer_inputs"](k0, k, count) == reads
-        assert names["block_output"](k0, k, count) == block.num_output_features
+        with torch.no_grad():
+            assert names["block_output"](k0, k, count) == block(torch.zeros(2, k0, 2, 2)).shape[1]
 
 
 @pytest.mark.parametrize("compression", [0.1, 0.29, 0.3, 0.5, 0.57, 0.58, 0.7, 1.0])
@@ -272,8 +273,7 @@ def legacy(state):
 
 @pytest.mark.parametrize("name", NAMED)
 def test_old_files_of_named_networks_are_converted(mine, name):
-    with torch.device("meta"):
-        state = densenet(name).state_dict()
+    state = densenet(name).state_dict()
     old = legacy(state)
     assert list(mine["pretrained"]["convert_keys"](old)) == list(state)
     assert list(layouts.convert_state_dict(old)[0]) == list(state)
