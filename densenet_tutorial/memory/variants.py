@@ -1,6 +1,7 @@
 """Memory-efficient variants of the layers: same modules and weights, another forward pass.
 
-- :class:`CheckpointedDenseLayer` keeps its inputs, and recomputes concatenation, norm and ReLU.
+- :class:`CheckpointedDenseLayer` keeps its inputs, and recomputes concatenation, norm and ReLU. It
+  and :class:`CheckpointedSequential` let ReLU write over the output of the norm, which saves time.
 - The recomputed variants run no convolution twice: they recompute norm and ReLU from the statistics
   of the batch. The feature maps of a block are stored in one buffer, without concatenation.
 - :class:`MinimalDenseLayer` also recomputes the bottleneck, and keeps the feature maps alone.
@@ -45,8 +46,25 @@ class Variant(nn.Module):
         )
 
 
+def _with_relu_in_place(stage: Stage, x: Tensor) -> Tensor:
+    """The stage, in which ReLU writes over the output of the norm, which nobody else reads."""
+    x = stage.operation(stage.norm(x).relu_())
+    return x if stage.pool is None else stage.pool(x)
+
+
 class CheckpointedDenseLayer(Variant, DenseLayer):
     """A dense layer that keeps its inputs, and everything after its first convolution."""
+
+    def forward(self, input: Tensor | list[Tensor]) -> Tensor:
+        if self.bn_size is None or not is_eager_with_grad() or is_patched(self):
+            return super().forward(input)
+        x = self.bn_function(input if isinstance(input, (list, tuple)) else [input])
+        stage = Stage(self.norm2, self.relu2, self.conv2)
+        if is_supported([x], [stage]):
+            x = _with_relu_in_place(stage, x)
+        else:
+            x = self.conv2(self.relu2(self.norm2(x)))
+        return F.dropout(x, p=self.drop_rate, training=self.training) if self.drop_rate > 0 else x
 
     def bn_function(self, inputs: list[Tensor]) -> Tensor:
         stage = Stage(self.norm1, self.relu1, self.conv1)
@@ -123,8 +141,12 @@ class RecomputedDenseBlock(Variant, DenseBlock):
         return channels
 
 
-class RecomputedSequential(Variant, nn.Sequential):
-    """A sequence in which each group of norm, ReLU and operation keeps its input alone."""
+class StagedSequential(Variant, nn.Sequential):
+    """A sequence in which groups of norm, ReLU and operation are computed as one stage."""
+
+    def run(self, stage: Stage, x: Tensor, statistics: Tensor | None) -> Tensor:
+        """The output of `stage`; `statistics` of x if they are known."""
+        raise NotImplementedError
 
     def forward(self, input: Tensor) -> Tensor:
         return self.compute(input, None)[0]
@@ -135,11 +157,10 @@ class RecomputedSequential(Variant, nn.Sequential):
             return super().forward(x), None
         for part in self._parts():
             if isinstance(part, Stage) and is_supported([x], [part]):
-                x = NormReluOperation.apply(x, statistics, [part], *parameters_of([part]))
-                statistics = None
+                x, statistics = self.run(part, x, statistics), None
                 continue
             for module in part.modules() if isinstance(part, Stage) else [part]:
-                ours = (RecomputedDenseBlock, RecomputedSequential)
+                ours = (RecomputedDenseBlock, StagedSequential)
                 if isinstance(module, ours) and not has_hooks(module):
                     x, statistics = module.compute(x, statistics)
                 else:
@@ -162,6 +183,24 @@ class RecomputedSequential(Variant, nn.Sequential):
             modules = modules[size:]
 
 
+class CheckpointedSequential(StagedSequential):
+    """A sequence in which ReLU writes over the output of the norm before it."""
+
+    def run(self, stage: Stage, x: Tensor, statistics: Tensor | None) -> Tensor:
+        return _with_relu_in_place(stage, x)
+
+
+class CheckpointedTransition(CheckpointedSequential, Transition):
+    """A transition in which ReLU writes over the output of the norm."""
+
+
+class RecomputedSequential(StagedSequential):
+    """A sequence in which each stage keeps its input alone."""
+
+    def run(self, stage: Stage, x: Tensor, statistics: Tensor | None) -> Tensor:
+        return NormReluOperation.apply(x, statistics, [stage], *parameters_of([stage]))
+
+
 class RecomputedTransition(RecomputedSequential, Transition):
     """A transition that keeps its input, and pools before its convolution."""
 
@@ -175,7 +214,11 @@ _RECOMPUTED: dict[type[nn.Module], type[nn.Module]] = {
 
 #: By mode: the variant of each plain class.
 VARIANTS: dict[str, dict[type[nn.Module], type[nn.Module]]] = {
-    "checkpoint": {DenseLayer: CheckpointedDenseLayer},
+    "checkpoint": {
+        DenseLayer: CheckpointedDenseLayer,
+        Transition: CheckpointedTransition,
+        nn.Sequential: CheckpointedSequential,
+    },
     "recompute": _RECOMPUTED,
     "minimal": _RECOMPUTED | {DenseLayer: MinimalDenseLayer},
 }
