@@ -1,25 +1,26 @@
 """DenseNet, step by step: the finished version of every piece that the book builds."""
 
 import importlib
-from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
-from densenet_tutorial.layers import DenseBlock, DenseLayer, Transition
-from densenet_tutorial.memory import set_memory_efficient
-from densenet_tutorial.network import (
-    DenseNet,
-    densenet,
-    densenet121,
-    densenet161,
-    densenet169,
-    densenet201,
-    densenet264,
-    densenet_40_12,
-    densenet_bc,
-    densenet_bc_100_12,
-    densenet_bc_190_40,
-    densenet_bc_250_24,
-    list_models,
-)
+if TYPE_CHECKING:
+    from densenet_tutorial.layers import DenseBlock, DenseLayer, Transition
+    from densenet_tutorial.memory import set_memory_efficient
+    from densenet_tutorial.network import (
+        DenseNet,
+        densenet,
+        densenet121,
+        densenet161,
+        densenet169,
+        densenet201,
+        densenet264,
+        densenet_40_12,
+        densenet_bc,
+        densenet_bc_100_12,
+        densenet_bc_190_40,
+        densenet_bc_250_24,
+        list_models,
+    )
 
 __version__ = "0.2.0"
 
@@ -43,6 +44,10 @@ __all__ = [
     "set_memory_efficient",
 ]
 
+#: Where these names come from, on first use. The commands need that: importing torch takes seconds,
+#: in which Ctrl-C would otherwise be a traceback.
+_HOMES = ("layers", "memory", "network")
+
 #: Subpackages and modules that are imported on first use: ``densenet_tutorial.training``, …
 _SUBMODULES = (
     "check",
@@ -50,18 +55,25 @@ _SUBMODULES = (
     "experiments",
     "figures",
     "insight",
+    "layers",
     "memory",
+    "network",
     "training",
     "utils",
     "weights",
 )
 
 
-def __getattr__(name: str) -> ModuleType:
+def __getattr__(name: str) -> Any:
     if name in _SUBMODULES:
         return importlib.import_module(f"{__name__}.{name}")
+    for home in _HOMES if name in __all__ else ():
+        module = importlib.import_module(f"{__name__}.{home}")
+        if hasattr(module, name):
+            globals()[name] = getattr(module, name)  # from now on without this function
+            return globals()[name]
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_SUBMODULES})
+    return sorted({*globals(), *__all__, *_SUBMODULES})

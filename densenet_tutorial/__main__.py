@@ -10,17 +10,44 @@ import functools
 import io
 import os
 import shlex
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from densenet_tutorial import data, memory, network, weights
-from densenet_tutorial.training import Recipe, distributed, evaluate, fit, run_folder
-from densenet_tutorial.utils import arguments, environment
-from densenet_tutorial.utils.arguments import one_of, optional, positive_int, sequence_of
-from densenet_tutorial.utils.options import add_to, checked_dataclass, option
-from densenet_tutorial.weights.sources import is_imagenet
+
+@contextlib.contextmanager
+def _ending_on_ctrl_c() -> Iterator[None]:
+    """End the process at once on Ctrl-C, without a traceback: nothing is open that could be lost.
+
+    While a library is imported an exception will not do, since the library may catch it.
+    """
+
+    def end(*_: Any) -> None:
+        os.write(2, b"stopped\n")
+        os._exit(130)
+
+    usual = signal.default_int_handler
+    heard = signal.getsignal(signal.SIGINT) is usual  # not ignored, nor somebody else's
+    if not heard or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGINT, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, usual)
+
+
+with _ending_on_ctrl_c():  # this takes seconds
+    from densenet_tutorial import data, memory, network, weights
+    from densenet_tutorial.training import Recipe, distributed, evaluate, fit, run_folder
+    from densenet_tutorial.utils import arguments, environment
+    from densenet_tutorial.utils.arguments import one_of, optional, positive_int, sequence_of
+    from densenet_tutorial.utils.options import add_to, checked_dataclass, option
+    from densenet_tutorial.weights.sources import is_imagenet
 
 #: `predict` processes this many images at a time, and draws at most that many.
 _BATCH, _DRAWN = 32, 100

@@ -447,6 +447,29 @@ def test_ctrl_c_before_training_and_in_evaluate_is_no_traceback(run, tmp_path, c
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("name", ["numpy", "torch", "torch.nn", "densenet_tutorial.training"])
+@pytest.mark.parametrize("command", ["train", "evaluate", "--help"])
+def test_ctrl_c_during_the_imports_is_no_traceback(tmp_path, name, command):
+    """Python imports sitecustomize first; here it presses Ctrl-C when a library is looked for."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, signal, sys\n"
+        "class Press:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name == {name!r}:\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Press())\n"
+    )
+    path = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[1])])
+    done = subprocess.run(
+        [sys.executable, "-m", "densenet_tutorial", command],
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "stopped\n")
+
+
 def test_ctrl_c_says_how_to_go_on_and_that_does(tmp_path, capsys):
     folder = tmp_path / "a run"
     words = [*TRAIN, "--epochs", "1000", "--output", folder]
