@@ -225,7 +225,10 @@ class Training:
         # The optimizer's settings come from the recipe, and the schedule is stepped to its position
         # again (a second per hundred thousand steps), so that no file can hold other settings.
         check_values(state["model"], allow_nan=True)  # which are looked for below
-        _check_types(state["model"], self.model.state_dict(), "the weights")
+        for name, tensor in self.model.state_dict().items():
+            found = state["model"].get(name, tensor)
+            if found.dtype != tensor.dtype:  # which torch would convert without a word
+                raise ValueError(f"{name} must be of {tensor.dtype}, got {found.dtype}")
         self.model.load_state_dict(state["model"])
         last, done = state["scheduler"]["last_epoch"], len(history) * self.steps_per_epoch + step
         if recipe != self.recipe:
@@ -239,16 +242,8 @@ class Training:
             self.schedule.step()
         settings = self.optimizer.state_dict()["param_groups"]
         momenta = state["optimizer"]["state"]
-        parameters = dict(enumerate(self.model.parameters()))
-        buffers_by_index = {i: buffers["momentum_buffer"] for i, buffers in momenta.items()}
-        _check_types(buffers_by_index, parameters, "the momenta")
-        if last and not momenta and any(p.requires_grad for p in parameters.values()):
-            raise ValueError("the momenta are missing")
+        self._check_momenta(momenta, bool(last))
         self.optimizer.load_state_dict({"state": momenta, "param_groups": settings})
-        for parameter, buffers in self.optimizer.state.items():
-            momentum = buffers["momentum_buffer"]
-            if momentum is not None and momentum.shape != parameter.shape:
-                raise ValueError(f"a momentum has shape {list(momentum.shape)}")
         if self.scaler.is_enabled() and state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
 
@@ -262,9 +257,27 @@ class Training:
         else:
             _seed(self.recipe.seed, distributed.rank(), self.epoch, step)
             sums = sum(state["sums"]) / distributed.world_size()
-        self.sums = sums.reshape(2).to(self.device)
+        self.sums = sums.reshape(2).to(self.sums)
         if not _all_finite([self.sums, *self._values()]):
             raise ValueError("it holds numbers that are not finite")
+
+    def _check_momenta(self, momenta: Any, has_stepped: bool) -> None:
+        """Refuse what is not the optimizer's state of this model's parameters, by their index."""
+        parameters = dict(enumerate(self.model.parameters()))
+        if not isinstance(momenta, Mapping) or not momenta.keys() <= parameters.keys():
+            raise ValueError("its momenta are not those of this model's parameters")
+        if has_stepped and not momenta and any(p.requires_grad for p in parameters.values()):
+            raise ValueError("its momenta are missing")
+        for index, buffers in momenta.items():
+            parameter, momentum = parameters[index], buffers["momentum_buffer"]
+            expected = (parameter.dtype, parameter.shape)
+            if momentum is None:  # of a parameter that has had no gradient
+                continue
+            if not isinstance(momentum, Tensor) or (momentum.dtype, momentum.shape) != expected:
+                raise ValueError(
+                    f"momentum {index} must be of {parameter.dtype} and shape "
+                    f"{list(parameter.shape)}, got {arguments.shown(momentum)}"
+                )
 
     def _values(self) -> list[Tensor]:
         """The model's tensors and the optimizer's."""
@@ -279,13 +292,6 @@ class Training:
                 f"{self.step}: a smaller lr than {self.recipe.lr} may help, or clip_norm. A "
                 "checkpoint from before is kept as it was"
             )
-
-
-def _check_types(tensors: Mapping[Any, Any], like: Mapping[Any, Tensor], what: str) -> None:
-    """Refuse `tensors` of another type than those in `like`, which torch would convert."""
-    for name, tensor in tensors.items():
-        if name in like and tensor is not None and tensor.dtype != like[name].dtype:
-            raise ValueError(f"{what} must be of {like[name].dtype}, got {tensor.dtype} ({name})")
 
 
 _training = arguments.instance_of(Training, "a Training")
