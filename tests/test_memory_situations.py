@@ -672,6 +672,18 @@ def test_a_patched_method_is_called(where, on_the_class, mode, monkeypatch):
         torch.testing.assert_close(found, expected)
 
 
+@each_mode
+@pytest.mark.parametrize("kind", [nn.Sequential, DenseBlock])
+def test_a_patched_forward_of_a_container_is_called(kind, mode, monkeypatch):
+    plain = kind.forward
+    parts = DenseBlock(2, 8, 2, 4, 0.0), Transition(16, 8)
+    model = set_memory_efficient(nn.Sequential(*parts).double(), mode)
+    x = torch.randn(2, 8, 6, 6, dtype=torch.float64)
+    monkeypatch.setattr(kind, "forward", lambda self, x: 2 * plain(self, x))
+    found = model(x)
+    torch.testing.assert_close(found, set_memory_efficient(model, False)(x))
+
+
 # ------------------------------------------------------------------------- switching a model's mode
 
 

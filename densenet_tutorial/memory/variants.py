@@ -153,7 +153,7 @@ class StagedSequential(Variant, nn.Sequential):
 
     def compute(self, x: Tensor, statistics: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """The last module's output, and its statistics if they are known."""
-        if not is_eager_with_grad():
+        if not is_eager_with_grad() or is_patched(self):
             return super().forward(x), None
         for part in self._parts():
             if isinstance(part, Stage) and is_supported([x], [part]):
