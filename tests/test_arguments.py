@@ -191,7 +191,7 @@ TABLE = {
         "image_size": [*optional(whole()), (8,), (8, 8, 8), (8, 0), (8, None)],
         "channels": [0, 2, 4, True, "1", Foreign()],
         "test_fraction": real(-0.1, 1.1, math.inf),
-        "seed": whole(0),
+        "seed": whole(0, 2**63 - 1),
         "progress": flag(),
     },
     "data.normalize": {
@@ -240,17 +240,17 @@ TABLE = {
     },
     "experiments.transfer.few_labels": {
         "per_class": whole(1, 1000),
-        "seed": whole(0),
+        "seed": whole(0, 2**63 - 1),
         "tests": whole(1, 1000),
     },
     "experiments.transfer.run": {
         "start": choice(),
-        "seed": whole(0),
+        "seed": whole(0, 2**63 - 1),
         "per_class": whole(1, 1000),
         "epochs": whole(),
         "lr": real(0.0, -1.0, math.inf),
     },
-    "experiments.transfer.started": {"start": choice(), "seed": whole(0)},
+    "experiments.transfer.started": {"start": choice(), "seed": whole(0, 2**63 - 1)},
     "figures.bars": {
         "values": [*mapping("1", math.nan, math.inf, True, good=1.0), dict.fromkeys(NINE, 1.0)],
         "title": text(),
@@ -422,7 +422,7 @@ TABLE = {
         "channels_last": flag(),
         "compile": flag(),
         "sync_batch_norm": flag(),
-        "seed": whole(0),
+        "seed": whole(0, 2**63 - 1),
     },
     "training.Training": {"model": module(), "dataset": DATASET, "recipe": choice()},
     "training.evaluate": {"model": module(), "dataset": DATASET},

@@ -661,6 +661,9 @@ def test_errors_name_a_way_out_that_the_command_line_has(run, tmp_path, capsys):
             "--top must be a whole number of at least 1, got 0",
         ),
         (["evaluate", "imagenet"], "ImageNet's images are not here"),
+        (["evaluate", "DEFAULT"], "weights 'DEFAULT' cannot be evaluated: ImageNet's images"),
+        (["evaluate", "DenseNet121_Weights.DEFAULT"], "ImageNet's images are not here"),
+        (["predict", "IMAGENET1K_V1", picture], "--model must be one of densenet121, densenet161"),
         (["evaluate", tmp_path / "trunk.pt"], "trunk.pt' have no classifier"),
         (
             ["evaluate", last, "--dataset", "digits"],

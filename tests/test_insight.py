@@ -114,6 +114,17 @@ def test_structure_does_not_hang_on_the_order_in_which_modules_were_made(small):
     assert insight.connections(small, "denseblock2") == (sizes, readers)
 
 
+def test_images_that_do_not_fit_are_refused_in_words(small, x):
+    labels = torch.zeros(len(x), dtype=torch.int64)
+    for wrong in (x.repeat(1, 2, 1, 1), x[:, :, :1, :1]):
+        for function in (
+            lambda wrong=wrong: insight.connection_costs(small, "denseblock2", wrong, labels),
+            lambda wrong=wrong: insight.grad_cam(small, wrong, 0),
+        ):
+            with pytest.raises(ValueError, match="x must be"):
+                function()
+
+
 def test_a_network_without_classifier_is_refused_where_one_is_needed(small, x):
     small.classifier = nn.Identity()
     for function in (
