@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.modules import module as nn_module
 
-from densenet_tutorial.layers import DenseBlock, DenseLayer
+from densenet_tutorial.layers import DenseBlock, DenseLayer, Transition
 
 _STAGE_MODULES = (nn.BatchNorm2d, nn.ReLU, nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)
 #: The methods behind a forward pass, in which the modes take the place of some.
@@ -27,7 +27,7 @@ _METHODS = {
 #: What they are without patches, by class.
 _ORIGINAL: dict[type, dict[str, Any]] = {
     kind: {name: getattr(kind, name) for name in _METHODS if hasattr(kind, name)}
-    for kind in (nn.Module, nn.Sequential, DenseLayer, DenseBlock, *_STAGE_MODULES)
+    for kind in (nn.Module, nn.Sequential, DenseLayer, DenseBlock, Transition, *_STAGE_MODULES)
 }
 _LOW_PRECISION = (torch.float16, torch.bfloat16)
 _DTYPES = (torch.float32, torch.float64, *_LOW_PRECISION)
@@ -145,11 +145,12 @@ def can_pool_first(modules: Sequence[nn.Module]) -> bool:
 
 
 def is_patched(module: nn.Module) -> bool:
-    """Whether `module`, or a class of it, has another method in its forward pass than usual."""
+    """Whether `module`, or its class, has another method in its forward pass than usual."""
+    # The first class that is known: of a variant, the plain one.
+    kind = next(base for base in type(module).__mro__ if base in _ORIGINAL)
+    original = _ORIGINAL[kind].items()
     return not _METHODS.isdisjoint(vars(module)) or any(
-        getattr(kind, name) is not method
-        for kind in type(module).__mro__
-        for name, method in _ORIGINAL.get(kind, {}).items()
+        getattr(kind, name) is not method for name, method in original
     )
 
 
