@@ -4,6 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from densenet_tutorial.inference import optimize_for_inference
     from densenet_tutorial.layers import DenseBlock, DenseLayer, Transition
     from densenet_tutorial.memory import set_memory_efficient
     from densenet_tutorial.network import (
@@ -41,12 +42,13 @@ __all__ = [
     "densenet_bc_190_40",
     "densenet_bc_250_24",
     "list_models",
+    "optimize_for_inference",
     "set_memory_efficient",
 ]
 
 #: Where these names come from, on first use. The commands need that: importing torch takes seconds,
 #: in which Ctrl-C would otherwise be a traceback.
-_HOMES = ("layers", "memory", "network")
+_HOMES = ("layers", "memory", "network", "inference")
 
 #: Subpackages and modules that are imported on first use: ``densenet_tutorial.training``, …
 _SUBMODULES = (
@@ -54,6 +56,7 @@ _SUBMODULES = (
     "data",
     "experiments",
     "figures",
+    "inference",
     "insight",
     "layers",
     "memory",

@@ -244,6 +244,7 @@ VALID = {
         "target": 1,
     },
     "memory.saved_activation_bytes": lambda: {"model": model(), "input": pictures()},
+    "optimize_for_inference": lambda: {"model": model(), "dtype": torch.float32},
     "set_memory_efficient": lambda: {"model": block(), "mode": False},
     "training.Recipe": dict,
     "training.Training": task,

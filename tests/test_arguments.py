@@ -405,6 +405,10 @@ TABLE = {
         "model": module(),
         "input": [None, "x", 3, [1.0], Foreign(), np.zeros((3, 1, 8, 8))],
     },
+    "optimize_for_inference": {
+        "model": densenet(),
+        "dtype": [torch.float16, torch.int64, "float32", 32, True, float],
+    },
     "set_memory_efficient": {
         "model": [*module(), nn.ReLU()],
         "mode": NETWORK["memory_efficient"],

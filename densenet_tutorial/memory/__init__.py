@@ -22,7 +22,8 @@ from densenet_tutorial.utils import arguments
 #: The values of the argument ``memory_efficient``; ``True`` means ``"checkpoint"``.
 MODES = (False, True, *VARIANTS)
 
-_PLAIN = {variant: plain for variants in VARIANTS.values() for plain, variant in variants.items()}
+#: The plain class of each variant.
+PLAIN = {variant: plain for variants in VARIANTS.values() for plain, variant in variants.items()}
 
 
 @arguments.check(model=arguments.module, mode=arguments.one_of(MODES))
@@ -74,7 +75,7 @@ def set_memory_efficient(model: nn.Module, mode: bool | str) -> nn.Module:
     variants = VARIANTS["checkpoint" if mode is True else mode] if mode else {}
     found = False
     for module in model.modules():
-        plain = _PLAIN.get(type(module), type(module))
+        plain = PLAIN.get(type(module), type(module))
         if plain is nn.Sequential and not any(isinstance(m, DenseBlock) for m in module.children()):
             continue  # not a sequence of ours
         if plain in VARIANTS["recompute"]:

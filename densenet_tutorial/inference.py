@@ -1,0 +1,356 @@
+"""A trained DenseNet, made faster for prediction: :func:`optimize_for_inference`.
+
+The weights stay, the order of the computation changes. Chapter 11 builds it up and measures each
+step:
+
+- After training, batch norm is a fixed scale s and shift t of each channel, and
+  ``relu(s x + t) = s clamp(x, low, high) + t`` with ``low = -t / s``, ``high = inf`` if s > 0, and
+  ``low = -inf``, ``high = -t / s`` if s < 0. Scale and shift go into the weights and bias of the
+  1x1 convolution that reads them; one pass over memory is left.
+- Batch norm that reads a convolution goes into the weights and bias of that convolution.
+- A transition pools before its convolution, which then reads a quarter of the pixels.
+- The feature maps of a block are written into one buffer, without concatenation.
+- The weights of convolutions are rearranged once, and not in every call.
+"""
+
+import copy
+from collections.abc import Iterable, Iterator
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from densenet_tutorial.layers import DenseBlock, DenseLayer, Transition
+from densenet_tutorial.memory import PLAIN, set_memory_efficient
+from densenet_tutorial.memory.conditions import has_hooks
+from densenet_tutorial.network import DenseNet
+from densenet_tutorial.utils import arguments
+from densenet_tutorial.utils.arguments import one_of, optional
+
+DTYPES = (torch.float32, torch.float64, torch.bfloat16)
+
+#: Of images and feature maps: the faster one where both were measured, see the results page.
+_MEMORY_FORMAT = torch.channels_last
+
+#: Norms are folded up to this ratio of shift to weight and bias; in trained networks it is about 3.
+#: Beyond it, scale and shift nearly cancel, and digits that the plain model has would be lost.
+_MAX_CANCELLATION = 10.0
+
+
+class Clamp(nn.Module):
+    """ReLU of batch norm, but for the scale and shift, which the next convolution holds.
+
+    Args:
+        low, high: bounds of each channel, (C,).
+
+    Shape:
+        x, output: (N, C, H, W).
+    """
+
+    low: Tensor
+    high: Tensor
+
+    def __init__(self, low: Tensor, high: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("low", low.view(1, -1, 1, 1))
+        self.register_buffer("high", high.view(1, -1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.clamp(x, self.low, self.high)
+
+
+class Convolution(nn.Module):
+    """A convolution for prediction, with bias.
+
+    oneDNN, which computes convolutions on CPUs, wants the weights in an order that depends on the
+    processor. :class:`torch.nn.Conv2d` rearranges them in every call, this class in its first.
+
+    Args:
+        original: gives weight, stride and padding.
+
+    Shape:
+        x: (N, C, H, W).
+        output: as that of `original`.
+    """
+
+    def __init__(self, original: nn.Conv2d) -> None:
+        super().__init__()
+        weight = original.weight.detach().clone()
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.bias = nn.Parameter(weight.new_zeros(len(weight)), requires_grad=False)
+        self.stride, self.padding = original.stride, cast(tuple[int, int], original.padding)
+        self._rearranged: Tensor | None = None
+
+    @property
+    def out_channels(self) -> int:
+        """Number of feature maps that it makes."""
+        return len(self.weight)
+
+    def scale(self, factors: Tensor, summands: Tensor) -> None:
+        """Make the output ``factors * output + summands``, (out_channels,) each."""
+        self.weight.mul_(factors.view(-1, 1, 1, 1))
+        self.bias.mul_(factors).add_(summands)
+
+    def scale_input(self, factors: Tensor, summands: Tensor) -> None:
+        """Make the input ``factors * input + summands``, (in_channels,) each, without padding."""
+        self.bias.add_(self.weight.sum((2, 3)) @ summands)
+        self.weight.mul_(factors.view(1, -1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not _onednn_computes(x, self.weight):
+            return F.conv2d(x, self.weight, self.bias, self.stride, self.padding)
+        settings: Any = (self.padding, self.stride, (1, 1), 1)  # dilation and groups
+        if self._rearranged is None:
+            self._rearranged = torch._C._nn.mkldnn_reorder_conv2d_weight(
+                self.weight.to_mkldnn(), *settings
+            )
+        # oneDNN could compute ReLU as well, but its ReLU makes 0 of NaN.
+        return torch.ops.mkldnn._convolution_pointwise(
+            x, self._rearranged, self.bias, *settings, "none", [], ""
+        )
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "Convolution":
+        self._rearranged = None  # the weights get another device or dtype
+        return super()._apply(fn, recurse)
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        self._rearranged = None
+        super()._load_from_state_dict(*args)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_rearranged": None}  # not copied, and not written to files
+
+
+def _onednn_computes(x: Tensor, weight: Tensor) -> bool:
+    """Whether a convolution of `x` is computed by oneDNN, at once and as it is."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined]
+        return False
+    mkldnn: Any = torch.backends.mkldnn
+    supported = [torch.float32]
+    if mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        supported.append(torch.bfloat16)
+    return (
+        (mkldnn.is_available() and mkldnn.enabled)
+        and x.device.type == weight.device.type == "cpu"
+        and x.dtype == weight.dtype
+        and x.dtype in supported
+        and x.numel() > 0
+        and not torch.is_autocast_enabled("cpu")
+    )
+
+
+class BufferedBlock(nn.ModuleList):
+    """The layers of a dense block, whose feature maps are written into one buffer.
+
+    Shape:
+        x: (N, C, H, W).
+        output: (N, C + the new feature maps of all layers, H, W).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.compiler.is_compiling():  # a compiler decides by itself where tensors are
+            features = [x]
+            for layer in self:
+                features = features + [layer(torch.cat(features, 1))]
+            return torch.cat(features, 1)
+        n, end, h, w = x.shape
+        layers = cast(Iterable[nn.Sequential], self)
+        new_channels = [cast(Convolution, layer[-1]).out_channels for layer in layers]
+        channels = end + sum(new_channels)
+        memory_format = torch.channels_last if x.stride(1) == 1 else torch.contiguous_format
+        buffer = torch.empty(
+            (n, channels, h, w), dtype=x.dtype, device=x.device, memory_format=memory_format
+        )
+        buffer[:, :end] = x
+        for layer, new in zip(layers, new_channels, strict=True):
+            start, end = end, end + new
+            buffer[:, start:end] = layer(buffer[:, :start])
+        return buffer
+
+
+class OptimizedDenseNet(nn.Module):
+    """What :func:`optimize_for_inference` makes of a :class:`DenseNet`; for prediction alone.
+
+    Shape:
+        x: (N, in_channels, H, W), as for the original.
+        output: (N, num_classes), logits, in the dtype of the original, without gradients.
+
+    Raises:
+        ValueError: x has another shape or dtype than the original takes.
+    """
+
+    def __init__(self, model: DenseNet, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.in_channels, self.min_size = model.in_channels, model.min_size
+        self.num_features, self.num_classes = model.num_features, model.num_classes
+        # In float64, and rounded once.
+        plain = copy.deepcopy(model).double()
+        set_memory_efficient(plain, False)
+        self.features = nn.Sequential(*_optimized(plain)).to(dtype)
+        self.features.to(memory_format=_MEMORY_FORMAT)
+        # Little is computed from here on, so it keeps its precision.
+        self.norm5 = copy.deepcopy(cast(nn.BatchNorm2d, model.features.norm5))
+        self.classifier = copy.deepcopy(model.classifier)
+        self.eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        DenseNet._check_input(cast(DenseNet, self), x)
+        original = self.norm5.weight.dtype
+        if x.dtype != original and not torch.is_autocast_enabled(x.device.type):
+            raise ValueError(f"x must be {original}, as the weights of the original, got {x.dtype}")
+        dtype = next(self.features.parameters()).dtype
+        x = x.to(dtype).contiguous(memory_format=_MEMORY_FORMAT)
+        x = F.relu(self.norm5(self.features(x).to(original)), inplace=True)
+        return self.classifier(F.adaptive_avg_pool2d(x, (1, 1)).flatten(1))
+
+
+def scale_and_shift(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """s and t, (C,) each in float64, with ``norm(x) = s x + t`` in evaluation mode."""
+    mean, var = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
+    scale = norm.weight.detach().double() * (var.double() + norm.eps).rsqrt()
+    return scale, norm.bias.detach().double() - mean * scale
+
+
+def clamp_bounds(scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """``low, high, s', t'`` with ``relu(s x + t) = s' clamp(x, low, high) + t'``, (C,) each.
+
+    Where |t/s| is above 1e18, the output is taken as ``relu(t)`` for every x, and `low` and `high`
+    are 0.
+
+    Args:
+        scale, shift: s and t, (C,) each.
+    """
+    zero = -shift / scale  # the x at which ReLU begins
+    constant = ~(zero.abs() <= 1e18)  # also NaN, which is 0/0
+    low = torch.where(scale > 0, zero, -torch.inf).masked_fill(constant, 0)
+    high = torch.where(scale > 0, torch.inf, zero).masked_fill(constant, 0)
+    return low, high, scale.masked_fill(constant, 0), torch.where(constant, shift.relu(), shift)
+
+
+def _optimized(model: DenseNet) -> Iterator[nn.Module]:
+    """The parts of `model`, a plain one, without the final norm."""
+    for modules in model.parts().values():
+        if isinstance(modules[0], DenseBlock):
+            layers = cast(Iterable[DenseLayer], modules[0].values())
+            yield BufferedBlock(_layer(layer) for layer in layers)
+        elif isinstance(modules[0], Transition):
+            part = modules[0]
+            yield nn.Sequential(*_norm_relu_conv(part.norm, part.conv, part.pool))
+        elif isinstance(modules[0], nn.Conv2d):
+            yield _stem(modules[0], *modules[1:])
+
+
+def _stem(conv: nn.Conv2d, *rest: Any) -> nn.Sequential:
+    first = Convolution(conv)
+    if not rest:
+        return nn.Sequential(first)
+    norm, _, pool = rest
+    first.scale(*scale_and_shift(norm))
+    return nn.Sequential(first, nn.ReLU(inplace=True), pool)
+
+
+def _layer(layer: DenseLayer) -> nn.Sequential:
+    modules = _norm_relu_conv(layer.norm1, layer.conv1)
+    if layer.bn_size is not None:
+        cast(Convolution, modules[-1]).scale(*scale_and_shift(layer.norm2))
+        modules += [nn.ReLU(inplace=True), Convolution(layer.conv2)]
+    return nn.Sequential(*modules)
+
+
+def _norm_relu_conv(norm: nn.BatchNorm2d, conv: nn.Conv2d, *pool: nn.Module) -> list[nn.Module]:
+    """Norm, ReLU, pooling and convolution; folded if it is 1x1, and no digits are lost."""
+    convolution = Convolution(conv)
+    scale, shift = scale_and_shift(norm)
+    usual = norm.weight.abs() + norm.bias.abs()
+    # A 3x3 convolution pads with zeros after the shift.
+    if conv.kernel_size != (1, 1) or (shift.abs() > _MAX_CANCELLATION * usual).any():
+        return [copy.deepcopy(norm), nn.ReLU(inplace=True), *pool, convolution]
+    low, high, scale, shift = clamp_bounds(scale, shift)
+    convolution.scale_input(scale, shift)
+    return [Clamp(low, high), *pool, convolution]
+
+
+def _check_known(model: nn.Module) -> None:
+    """Raise a ValueError unless `model` is a DenseNet that computes what its class says."""
+    if type(model) is not DenseNet:
+        raise ValueError(
+            f"model must be a DenseNet of this package, got a {type(model).__name__}; "
+            "densenet(weights=…) builds one from torchvision's weights"
+        )
+    found, expected = _structure(model.features), _structure(_like(model).features)
+    for name in found | expected:
+        if found.get(name) != expected.get(name):
+            raise ValueError(
+                f"model must be built as DenseNet builds it, got something else at features.{name}"
+            )
+    for name, module in model.named_modules():
+        where = name or "the whole"
+        if module.training:
+            raise ValueError(
+                f"model must be in evaluation mode, as after model.eval(); {where} is not"
+            )
+        if has_hooks(module) or not {"forward_features", "forward_head"}.isdisjoint(vars(module)):
+            raise ValueError(f"model must have no hooks and no replaced methods, as {where} has")
+    for name, tensor in model.state_dict().items():
+        if tensor.is_meta or not tensor.isfinite().all():
+            raise ValueError(f"model must hold finite numbers, which {name} does not")
+        if name.endswith("running_var") and (tensor < 0).any():
+            raise ValueError(f"model must have no negative variances, as {name} has")
+
+
+def _like(model: DenseNet) -> DenseNet:
+    """A DenseNet with the structure that `model` should have; of other channels, without values."""
+    blocks = [module for module in model.features if isinstance(module, DenseBlock)]
+    layers = [layer for block in blocks for layer in block.values()]
+    bottleneck = not layers or getattr(layers[0], "bn_size", None) is not None
+    with torch.device("meta"):
+        return DenseNet(
+            *(1, [len(block) for block in blocks] or [1], 1, 1 if bottleneck else None),
+            stem="imagenet" if hasattr(model.features, "norm0") else "cifar",
+            compression=1.0,
+        )
+
+
+def _structure(features: nn.Module) -> dict[str, Any]:
+    """Class and settings of each module by name; without channels, and with every norm alike."""
+    settings = {
+        nn.Conv2d: ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode"),
+        nn.MaxPool2d: ("kernel_size", "stride", "padding", "dilation", "ceil_mode"),
+        nn.AvgPool2d: ("kernel_size", "stride", "padding", "ceil_mode", "divisor_override"),
+    }
+    return {
+        name: (
+            PLAIN.get(type(module), type(module)),
+            [getattr(module, setting) for setting in settings.get(type(module), ())],
+            [key for key, _ in module.named_parameters(recurse=False)],
+            [key for key, _ in module.named_buffers(recurse=False)],
+        )
+        for name, module in features.named_modules()
+        if name
+    }
+
+
+@arguments.check(model=arguments.module, dtype=optional(one_of(DTYPES)))
+def optimize_for_inference(
+    model: nn.Module, *, dtype: torch.dtype | None = None
+) -> OptimizedDenseNet:
+    """A copy of a trained DenseNet that predicts the same, faster.
+
+    Args:
+        model: a :class:`DenseNet` in evaluation mode; it is not changed.
+        dtype: of the convolutions; ``None`` for the model's. ``torch.bfloat16`` is faster on
+            processors that compute with it, and moves the logits in their third digit.
+
+    Raises:
+        ValueError: `model` is in training mode, has hooks, or is not a DenseNet as its class builds
+            it: what else it computes would be lost.
+
+    Logits are equal up to rounding: 1e-5 of the largest in float32. They have no gradients.
+    The result can be copied, pickled, moved, compiled, and exported with ``torch.export`` or to
+    ONNX. To change weights, change those of the model, and optimize it again.
+    """
+    _check_known(model)
+    own = next(model.parameters()).dtype
+    return OptimizedDenseNet(cast(DenseNet, model), dtype or own)
