@@ -213,6 +213,14 @@ VALID = {
     },
     "figures.shapes": lambda: {"features": model().intermediate_features(pictures())},
     "figures.mean_and_range": lambda: {"runs": {"a": [[1, 2], [2, 3]]}, **TITLES},
+    "figures.memory_passes": lambda: {"ways": {"a": [("conv1", 8.0, 4)]}, "title": "t"},
+    "figures.ratios": lambda: {"rows": {"a": [1.0, 1.5], "b": [0.5]}, "title": "t", "xlabel": "x"},
+    "figures.roofline": lambda: {
+        "series": {"a": {"b": (2.0, 30.0)}},
+        "bandwidth": 50.0,
+        "compute": 100.0,
+        "title": "t",
+    },
     "figures.stacked_bars": lambda: {
         "rows": {"a": {"b": 1.0, "c": 2.0}},
         "title": "t",

@@ -337,6 +337,27 @@ TABLE = {
         "runs": mapping(3, [], ["ab"], [[]], [[1.0], [1.0, 2.0]], good=[[1.0, 2.0]]),
         **TITLES,
     },
+    "figures.memory_passes": {
+        "ways": mapping(
+            *(3, [], "ab", ["abc"], [("a", 1.0)], [("a", -1.0, 1.0)], [(1, 1.0, 1.0)]),
+            good=[("a", 1.0, 1.0)],
+        ),
+        "title": text(),
+    },
+    "figures.ratios": {
+        "rows": mapping([], "ab", ["1"], [[1.0]], 3, good=[1.0, 2.0]),
+        "title": text(),
+        "xlabel": text(),
+    },
+    "figures.roofline": {
+        "series": mapping(
+            *(3, [], {}, {"b": 1.0}, {"b": (1.0,)}, {"b": (0.0, 1.0)}, {"b": ("1", 1.0)}),
+            good={"b": (1.0, 2.0)},
+        ),
+        "bandwidth": real(0.0, -1.0, math.inf),
+        "compute": real(0.0, -1.0, math.inf),
+        "title": text(),
+    },
     "figures.stacked_bars": {
         "rows": mapping(3, [], {}, {"b": 1.0}, {"b": "1", "c": 1.0}, good={"b": 1.0, "c": 1.0}),
         "title": text(),

@@ -113,6 +113,36 @@ def test_time_and_memory_places_each_model_at_its_median():
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["theirs", "ours"]
 
 
+def test_memory_passes_are_as_long_as_their_bytes():
+    ways = {"a": [("norm1", 2e6, 1e6), ("conv1", 1e6, 4e6)], "b": [("conv1", 1e6, 4e6)]}
+    figure = figures.memory_passes(ways, title="t")
+    bars = [[(bar.get_x(), bar.get_width()) for bar in axes.patches] for axes in figure.axes]
+    assert bars == [[(0, 2), (2, 1), (0, 1), (1, 4)], [(0, 1), (1, 4)]]
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["a: 8 MB", "b: 5 MB"]
+    colors = [bar.get_facecolor()[:3] for axes in figure.axes for bar in axes.patches[::2]]
+    assert colors[0] != colors[1] == colors[2]
+
+
+def test_roofline_bends_where_memory_and_arithmetic_meet():
+    series = {"a": {"B1": (4.0, 90.0), "B2": (50.0, 120.0)}, "b": {"B1": (8.0, 150.0)}}
+    axes = figures.roofline(series, bandwidth=20, compute=200, title="t").axes[0]
+    roof, *points = axes.lines
+    assert list(zip(*roof.get_data())) == [(2, 40), (10, 200), (150, 200)]
+    assert [list(zip(*line.get_data())) for line in points] == [
+        list(parts.values()) for parts in series.values()
+    ]
+    assert {"B1", "B2", "memory: 20 GB/s", "arithmetic: 200 GFLOP/s"} <= {
+        text.get_text() for text in axes.texts
+    }
+
+
+def test_ratios_are_to_the_fastest_of_the_first():
+    axes = figures.ratios({"a": [4, 2, 3], "b": [1, 3, 1]}, title="t", xlabel="x").axes[0]
+    assert [bar.get_width() for bar in axes.patches] == [1, 0.5]
+    assert [text.get_text().strip() for text in axes.texts] == ["1.00", "0.50"]
+    assert [list(line.get_xdata()) for line in axes.lines[:2]] == [[1, 1.5], [0.5, 0.5]]
+
+
 @pytest.fixture(scope="module")
 def two_blocks():
     return DenseNet(4, (2, 3), 8, num_classes=5, in_channels=1, stem="cifar").eval()

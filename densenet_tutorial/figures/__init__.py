@@ -17,7 +17,10 @@ from densenet_tutorial.figures.insight import (
     grad_cam_maps,
     gradient_norms,
 )
-from densenet_tutorial.figures.memory import (
+from densenet_tutorial.figures.performance import (
+    memory_passes,
+    ratios,
+    roofline,
     time_and_memory,
 )
 from densenet_tutorial.figures.plots import (
@@ -48,8 +51,11 @@ __all__ = [
     "history",
     "images",
     "mean_and_range",
+    "memory_passes",
     "png",
+    "ratios",
     "receptive_fields",
+    "roofline",
     "shapes",
     "stacked_bars",
     "time_and_memory",
