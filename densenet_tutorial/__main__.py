@@ -13,7 +13,7 @@ import shlex
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -608,20 +608,53 @@ def _add_benchmark(commands: Any) -> None:
     )
     of_memory.set_defaults(run=_benchmark_memory)
     of_memory.add_argument(
+        "--batch-size", type=int, default=8, metavar="N", help="images per step (default: 8)"
+    )
+    _add_setting(of_memory, repeats=10)
+    of_speed = what.add_parser(
+        "speed",
+        help="time of prediction and of a training step, for torchvision, timm and this package",
+        description="Time of the models of torchvision, of timm if it is installed, of ours in "
+        "both memory formats, and of the optimized one, in turns; and of their convolutions alone. "
+        "Ratio is that of the fastest times to torchvision's. A series is marked as busy if its "
+        "median is more than 10 %% above its fastest.",
+    )
+    of_speed.set_defaults(run=_benchmark_speed)
+    of_speed.add_argument(
+        "--tasks",
+        nargs="+",
+        choices=("predict", "train"),
+        default=["predict", "train"],
+        metavar="TASK",
+        help="predict: a forward pass; train: a forward and a backward pass (default: both)",
+    )
+    of_speed.add_argument(
+        "--batch-sizes",
+        nargs="+",
+        type=int,
+        default=[1, 8],
+        metavar="N",
+        help="images per call (default: 1 8)",
+    )
+    _add_setting(of_speed, repeats=15)
+    of_speed.add_argument(
+        "--compiled", action="store_true", help="also with torch.compile, which needs a compiler"
+    )
+
+
+def _add_setting(parser: argparse.ArgumentParser, repeats: int) -> None:
+    parser.add_argument(
         "--model",
         choices=network.list_models(),
         default="densenet121",
         metavar="MODEL",
         help="default: %(default)s",
     )
-    add = functools.partial(of_memory.add_argument, type=int)
+    add = functools.partial(parser.add_argument, type=int)
     add("--image-size", default=224, metavar="PIXELS", help="image side (default: %(default)s)")
-    add("--batch-size", default=8, metavar="N", help="images per step (default: %(default)s)")
-    add(
-        "--repeats", default=10, metavar="N", help="steps to time, per model (default: %(default)s)"
-    )
-    _add_device(of_memory)
-    of_memory.add_argument(
+    add("--repeats", default=repeats, metavar="N", help="calls per model (default: %(default)s)")
+    _add_device(parser)
+    parser.add_argument(
         "--output",
         type=Path,
         metavar="FILE",
@@ -629,25 +662,60 @@ def _add_benchmark(commands: Any) -> None:
     )
 
 
-def _benchmark_memory(options: argparse.Namespace) -> None:
-    from densenet_tutorial.experiments import benchmarks
-
-    setting = {
+def _setting(options: argparse.Namespace, **more: Any) -> dict[str, Any]:
+    """What a benchmark measures, in the order in which its command says it."""
+    return {
         "model": options.model,
         "image_size": arguments.positive_int("image_size", options.image_size),
-        "batch_size": arguments.integer(2)("batch_size", options.batch_size),
+        **more,
         "repeats": arguments.positive_int("repeats", options.repeats),
         "device": str(environment.device(options.device)),
     }
-    measured = benchmarks.compare_memory(
-        setting["model"], **{name: value for name, value in setting.items() if name != "model"}
-    )
-    rows = benchmarks.memory_rows(measured, options.batch_size)
+
+
+def _benchmark_memory(options: argparse.Namespace) -> None:
+    from densenet_tutorial.experiments import benchmarks
+
+    batch_size = arguments.integer(2)("batch_size", options.batch_size)
+    setting = _setting(options, batch_size=batch_size)
+    model, *shared = setting.items()
+    measured = benchmarks.compare_memory(model[1], **dict(shared))
+    _report("memory", options, setting, measured, benchmarks.memory_rows(measured, batch_size))
+
+
+def _benchmark_speed(options: argparse.Namespace) -> None:
+    from densenet_tutorial.experiments import speed
+
+    sizes = [arguments.positive_int("batch_sizes", size) for size in options.batch_sizes]
+    setting = _setting(options, tasks=options.tasks, batch_sizes=sizes, compiled=options.compiled)
+    shared = {name: setting[name] for name in ("image_size", "repeats", "device", "compiled")}
+    measured = [
+        figure
+        for task in options.tasks
+        for size in sizes
+        for figure in speed.compare_speed(options.model, task=task, batch_size=size, **shared)
+    ]
+    _report("speed", options, setting, measured, speed.speed_rows(measured))
+
+
+def _report(
+    what: str,
+    options: argparse.Namespace,
+    setting: dict[str, Any],
+    measured: Sequence[Any],
+    rows: list[tuple[str, ...]],
+) -> None:
+    """Print the table, and write the files if the user asked for them."""
+    from densenet_tutorial.experiments import benchmarks
+
     print(benchmarks.as_text(rows))
     if options.output:
-        command = "python -m densenet_tutorial benchmark memory " + " ".join(
-            f"--{name.replace('_', '-')} {value}" for name, value in setting.items()
-        )
+        command = f"python -m densenet_tutorial benchmark {what}"
+        for name, value in setting.items():
+            values = value if isinstance(value, list) else [value]
+            if value is not False:
+                words = [] if value is True else map(str, values)
+                command = " ".join([command, f"--{name.replace('_', '-')}", *words])
         benchmarks.write_results(options.output, command, setting, measured, rows)
 
 

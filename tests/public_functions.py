@@ -13,13 +13,14 @@ from PIL import Image
 from torch import nn
 
 from densenet_tutorial import DenseBlock, DenseNet, data, insight, training, weights
-from densenet_tutorial.experiments import benchmarks
+from densenet_tutorial.experiments import benchmarks, speed
 
 MODULES = (
     "densenet_tutorial",
     "densenet_tutorial.data",
     "densenet_tutorial.experiments.baselines",
     "densenet_tutorial.experiments.benchmarks",
+    "densenet_tutorial.experiments.speed",
     "densenet_tutorial.experiments.transfer",
     "densenet_tutorial.figures",
     "densenet_tutorial.insight",
@@ -30,7 +31,14 @@ MODULES = (
 )
 
 #: What functions return, and nobody is asked to make.
-RESULTS = ("PartCost", "ReceptiveField", "ConnectionCost", "MemoryMeasurement", "Weights")
+RESULTS = (
+    "PartCost",
+    "ReceptiveField",
+    "ConnectionCost",
+    "MemoryMeasurement",
+    "SpeedMeasurement",
+    "Weights",
+)
 
 
 def public_functions():
@@ -115,6 +123,10 @@ def figures_of_memory():
     return [benchmarks.MemoryMeasurement("ours", 2**20, None, None, None, [1.0, 1.5], 1.0)]
 
 
+def figures_of_speed():
+    return [speed.SpeedMeasurement("predict", 1, "ours", [1.0, 1.5], 1.0, 1.0, True)]
+
+
 def cost():
     return insight.ConnectionCost(0, 1, lost=5, gained=1, images=10, loss=0.1)
 
@@ -173,6 +185,17 @@ VALID = {
         "figures": figures_of_memory(),
         "rows": [("a", "b")],
     },
+    "experiments.speed.ConvolutionsAlone": lambda: {"model": model(), "x": pictures()},
+    "experiments.speed.compare_speed": lambda: {
+        "name": "densenet_40_12",
+        "task": "predict",
+        "batch_size": 2,
+        "image_size": 8,
+        "repeats": 1,
+    },
+    "experiments.speed.in_turns": lambda: {"steps": {"a": list}, "repeats": 1},
+    "experiments.speed.results": lambda: {"name": "speed-densenet121-cpu"},
+    "experiments.speed.speed_rows": lambda: {"figures": figures_of_speed()},
     "experiments.transfer.few_labels": lambda: {"per_class": 1, "seed": 0, "tests": 10},
     "experiments.transfer.run": lambda: {"start": "frozen", "seed": 0, "per_class": 1, "epochs": 1},
     "experiments.transfer.started": lambda: {"start": "frozen", "seed": 0},

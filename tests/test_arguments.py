@@ -12,7 +12,7 @@ import public_functions
 import pytest
 import torch
 from matplotlib.figure import Figure
-from public_functions import EPOCH, VALID, dataset, labels, model
+from public_functions import EPOCH, VALID, dataset, figures_of_speed, labels, model
 from torch import nn
 
 from densenet_tutorial import DenseBlock, DenseNet, insight, training
@@ -238,6 +238,26 @@ TABLE = {
         "figures": sequence(3, "a", good=public_functions.figures_of_memory()[0]),
         "rows": TABLE_OF_WORDS,
     },
+    "experiments.speed.ConvolutionsAlone": {
+        "model": module(),
+        "x": tensor("floats", 3, 1, 8, 8),
+    },
+    "experiments.speed.compare_speed": {
+        "name": choice(),
+        "task": choice(),
+        "batch_size": whole(),
+        "image_size": whole(4),
+        "repeats": whole(),
+        "device": ["abacus", "", None, 3, Foreign()],
+        "compiled": flag(),
+    },
+    "experiments.speed.in_turns": {
+        "steps": mapping(3, "a", None, good=list),
+        "repeats": whole(),
+        "device": ["abacus", "", None, 3, Foreign()],
+    },
+    "experiments.speed.results": {"name": choice()},
+    "experiments.speed.speed_rows": {"figures": sequence(3, "a", good=figures_of_speed()[0])},
     "experiments.transfer.few_labels": {
         "per_class": whole(1, 1000),
         "seed": whole(0, 2**63 - 1),

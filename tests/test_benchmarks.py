@@ -1,14 +1,16 @@
 """The command `benchmark`."""
 
 import csv
+import itertools
 import json
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 from densenet_tutorial.__main__ import main
-from densenet_tutorial.experiments import benchmarks
+from densenet_tutorial.experiments import benchmarks, speed
 from densenet_tutorial.memory.variants import RecomputedTransition
 
 
@@ -67,3 +69,91 @@ class Crowded(torch.nn.Module):
 def test_the_largest_batch_is_found_to_within_an_eighth(room):
     found = benchmarks._largest_batch(Crowded(room), torch.zeros(4, 1, 1, 1))
     assert found <= room < found * 9 / 8 + 1
+
+
+def test_benchmark_speed_prints_a_table_and_writes_a_file(tmp_path, capsys):
+    path = tmp_path / "speed.json"
+    options = "--model densenet_40_12 --image-size 8 --tasks predict train --batch-sizes 1 3"
+    main(["benchmark", "speed", *options.split(), "--repeats", "2", "--output", str(path)])
+    printed = capsys.readouterr().out.splitlines()
+    results = json.loads(path.read_text())
+    found = {}
+    for figure, line in zip(results["figures"], printed[1:], strict=True):
+        assert line.split()[:2] == [figure["task"], str(figure["batch_size"])]
+        assert len(figure["seconds"]) == 2
+        found.setdefault((figure["task"], figure["batch_size"]), []).append(figure)
+    assert list(found) == [("predict", 1), ("predict", 3), ("train", 1), ("train", 3)]
+    for (task, _), figures in found.items():
+        names = [figure["name"] for figure in figures]
+        assert names[:2] == ["ours", "ours, channels_last"]
+        assert ("optimized" in names) == (task == "predict")
+        assert ("ours, recompute, channels_last" in names) == (task == "train")
+        assert figures[0]["ratio"] == figures[0]["ratio_of_medians"] == 1
+        assert all(f["ratio"] == min(f["seconds"]) / min(figures[0]["seconds"]) for f in figures)
+    assert f"{options} --repeats 2 --device" in results["command"]
+    rows = list(csv.reader(path.with_suffix(".csv").open(encoding="utf-8")))
+    assert [row[2] for row in rows[1:]] == [figure["name"] for figure in results["figures"]]
+
+
+@pytest.mark.parametrize("median, busy", [(1.09, False), (1.11, True)])
+def test_a_busy_machine_is_marked(monkeypatch, median, busy):
+    seconds = {}
+
+    def in_turns(steps, repeats, device):
+        seconds.update({name: [1.0, median, 5.0] for name in steps})
+        return seconds
+
+    monkeypatch.setattr(speed, "in_turns", in_turns)
+    found = speed.compare_speed("densenet_40_12", image_size=8)
+    assert [figure.busy for figure in found] == [busy] * len(seconds)
+    assert all((row[-1] == "busy") == busy for row in speed.speed_rows(found)[1:])
+
+
+def test_functions_take_turns():
+    calls = []
+    steps = {name: lambda name=name: calls.append(name) for name in "abc"}
+    seconds = speed.in_turns(steps, 2)
+    assert {name: len(times) for name, times in seconds.items()} == dict.fromkeys("abc", 2)
+    rounds = ["".join(calls[i : i + 3]) for i in range(0, len(calls), 3)]
+    assert len(rounds) == 4 and {"abc", "cba"} == set(rounds)
+
+
+def test_the_models_of_a_comparison_are_of_the_same_weights():
+    x = torch.randn(2, 3, 32, 32)
+    models = speed._models("densenet121", "predict", x, compiled=False)
+    expected = models["ours"](x)
+    for name in ("torchvision", "torchvision, channels_last", "ours, channels_last", "optimized"):
+        assert torch.allclose(models[name](x), expected, rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match="image_size must be"):
+        speed.compare_speed("densenet121", image_size=8)
+
+
+def test_convolutions_alone_are_those_of_the_model():
+    model = benchmarks.models("densenet_40_12")["ours"]()
+    x = torch.randn(2, 3, 8, 8)
+    shapes = []
+    for module in model.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            module.register_forward_hook(lambda _, __, output: shapes.append(output.shape))
+    model(x)
+    for module in model.modules():
+        module._forward_hooks.clear()
+    alone = speed.ConvolutionsAlone(model, x)
+    outputs = alone()
+    assert [output.shape for output in outputs] == shapes and len(shapes) == 39
+    torch.autograd.backward(outputs, [torch.ones_like(output) for output in outputs])
+    assert all(call.grad is not None for _, call in alone._calls[1:])
+    assert alone._calls[0][1].grad is None  # as of an image
+
+
+def test_the_results_that_come_with_the_package():
+    found = speed.results()
+    assert {(f.task, f.batch_size) for f in found} == {
+        *itertools.product(("predict", "train"), (1, 8))
+    }
+    assert all(len(f.seconds) >= 15 for f in found)
+    path = Path(speed.__file__).parent / "results" / "speed-densenet121-cpu.csv"
+    rows = list(csv.reader(path.open(encoding="utf-8")))
+    assert [tuple(row) for row in rows] == speed.speed_rows(found)
+    with pytest.raises(ValueError, match="speed-densenet121-cpu"):
+        speed.results("no such file")

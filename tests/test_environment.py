@@ -40,7 +40,12 @@ def test_a_device_that_is_not_there_is_refused(monkeypatch):
 def test_the_env_command_prints_what_a_bug_report_needs():
     command = [sys.executable, "-m", "densenet_tutorial", "env"]
     printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    for fact in (f"torch: {torch.__version__.split('+')[0]}", "python: ", "system: ", "device: "):
+    for fact in (
+        f"torch: {torch.__version__.split('+')[0]}",
+        "python: ",
+        "processor: ",
+        "device: ",
+    ):
         assert fact in printed
 
 

@@ -265,6 +265,40 @@ def test_copies_files_and_moves():
     assert torch.equal(other(x), expected)
 
 
+def test_in_inference_mode_and_after_it():
+    x = images(small())
+    optimized = optimize_for_inference(small())
+    with torch.inference_mode():
+        first = optimized(x)
+    assert torch.equal(optimized(x), first)
+    assert torch.equal(optimized(x.requires_grad_()), first)
+
+
+def test_images_of_changing_sizes():
+    optimized = optimize_for_inference(small())
+    for n, side in ((1, 32), (2, 32), (1, 32), (1, 40), (1, 32)):
+        x = images(small(), n, side)
+        assert distance(optimized(x), small()(x).detach()) < 1e-5
+
+
+def test_one_activation_for_all():
+    model = copy.deepcopy(small())
+    relu = model.features.relu0
+    for name, module in list(model.named_modules()):
+        if isinstance(module, nn.ReLU):
+            model.get_submodule(name.rpartition(".")[0]).add_module(name.rpartition(".")[2], relu)
+    x = images(model)
+    assert distance(optimize_for_inference(model)(x), model(x).detach()) < 1e-5
+
+
+def test_float16_is_refused():
+    with pytest.raises(ValueError, match=r"dtype must be .*got torch\.float16"):
+        optimize_for_inference(copy.deepcopy(small()).half())
+    model = copy.deepcopy(small()).half()
+    found = optimize_for_inference(model, dtype=torch.float32)(images(model).half())
+    assert found.dtype == torch.float16 and distance(found, small()(images(model))) < 0.02
+
+
 def test_without_onednn():
     x = images(small())
     optimized = optimize_for_inference(small())
@@ -391,6 +425,12 @@ def without_a_block(model):
     del model.features.denseblock2
 
 
+def another_order(model):
+    names = list(model.features._modules)
+    names[1], names[2] = names[2], names[1]
+    model.features._modules = {name: model.features._modules[name] for name in names}
+
+
 def appended(model):
     model.features.append(nn.Tanh().eval())
 
@@ -428,6 +468,7 @@ def negative_variance(model):
         (biased, r"transition1\.conv"),
         (strided, r"denselayer1\.conv1"),
         (without_a_block, "features"),
+        (another_order, "order"),
         (appended, r"features\.\d"),
         (pruned, "conv0"),
         (normalized, "conv0"),

@@ -13,7 +13,6 @@ import multiprocessing
 import os
 import statistics
 import sys
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, is_dataclass
@@ -28,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from densenet_tutorial import memory, network
+from densenet_tutorial.experiments.speed import check_image_size, in_turns
 from densenet_tutorial.utils import arguments, environment, files
 from densenet_tutorial.utils.arguments import Check, boolean, one_of, positive_int, sequence_of
 
@@ -86,14 +86,8 @@ def models(name: str) -> dict[str, Callable[[], nn.Module]]:
     return found
 
 
-def _check_image_size(name: str, image_size: int) -> None:
-    with torch.device("meta"):  # needs no memory
-        least = network.densenet(name).min_size
-    arguments.integer(least)("image_size", image_size)
-
-
 @arguments.check(
-    _check_image_size,
+    check_image_size,
     name=one_of(network.CONFIGS),
     batch_size=positive_int,
     image_size=positive_int,
@@ -119,12 +113,13 @@ def compare_memory(
     shape = (batch_size, 3, image_size, image_size)
     x = torch.randn(shape, device=device)
     built = {label: build().to(device) for label, build in models(name).items()}
-    seconds = _step_seconds(list(built.values()), x, repeats)
+    steps = {label: partial(_step, model, x) for label, model in built.items()}
+    seconds = in_turns(steps, repeats, device)
     distances = {} if quick else _gradient_distances(built, x)
-    first = statistics.median(seconds[0])
+    first = statistics.median(next(iter(seconds.values())))
 
     found = []
-    for (label, model), times in zip(built.items(), seconds, strict=True):
+    for label, model in built.items():
         resident = peak = largest_batch = None
         if device.type == "cuda" and not quick:
             resident = resident_bytes(model, x)
@@ -139,8 +134,8 @@ def compare_memory(
                 resident=resident,
                 peak=peak,
                 largest_batch=largest_batch,
-                seconds=times,
-                ratio=statistics.median(times) / first,
+                seconds=seconds[label],
+                ratio=statistics.median(seconds[label]) / first,
                 **distances.get(label, {}),
             )
         )
@@ -150,21 +145,6 @@ def compare_memory(
 def _step(model: nn.Module, x: Tensor) -> None:
     model(x).mean().backward()
     model.zero_grad()
-
-
-def _step_seconds(models: list[nn.Module], x: Tensor, repeats: int) -> list[list[float]]:
-    """Seconds per step, `repeats` of every model in turns; every other round in reverse order."""
-    seconds: list[list[float]] = [[] for _ in models]
-    for i in range(-1, repeats):  # the first round warms up
-        turns = list(zip(models, seconds, strict=True))
-        for model, times in turns if i % 2 else reversed(turns):
-            _synchronize(x.device)
-            start = time.perf_counter()
-            _step(model, x)
-            _synchronize(x.device)
-            if i >= 0:
-                times.append(time.perf_counter() - start)
-    return seconds
 
 
 def _gradient_distances(models: dict[str, nn.Module], x: Tensor) -> dict[str, dict[str, float]]:
@@ -200,11 +180,6 @@ def _gradient_distances(models: dict[str, nn.Module], x: Tensor) -> dict[str, di
             "from_float64": distance(ours, exact),
         }
     return found
-
-
-def _synchronize(device: torch.device) -> None:
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)
 
 
 @arguments.check(model=arguments.module, x=arguments.tensor("floats", "N, C, H, W"))

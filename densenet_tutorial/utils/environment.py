@@ -4,9 +4,11 @@ The environment variable ``DENSENET_TUTORIAL_DEVICE`` chooses the device: ``auto
 ``cpu``, ``cuda`` or ``mps``.
 """
 
+import contextlib
 import os
 import platform
 from importlib import metadata
+from pathlib import Path
 
 import torch
 
@@ -53,6 +55,14 @@ def _version(package: str) -> str:
         return "not installed"
 
 
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
 def summary_line() -> str:
     """Device and versions in one line, for the top of a notebook."""
     packages = " · ".join(
@@ -71,6 +81,7 @@ def report() -> str:
     lines = [
         f"system: {platform.system()} {platform.release()} {platform.machine()}",
         f"python: {platform.python_version()}",
+        f"processor: {_processor()} ({torch.backends.cpu.get_cpu_capability()})",
         f"device: {chosen} (GPU: {gpu}; {torch.get_num_threads()} CPU threads)",
         f"CUDA of torch: {torch.version.cuda or 'none'}",
     ]

@@ -1,0 +1,292 @@
+"""Time of prediction and of training steps: ``python -m densenet_tutorial benchmark speed``.
+
+All models take turns in one process, so that changes of load or temperature affect all of them.
+"""
+
+import copy
+import importlib
+import json
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from densenet_tutorial import inference, memory, network
+from densenet_tutorial.utils import arguments
+from densenet_tutorial.utils.arguments import Check, boolean, mapping_of, one_of, positive_int
+
+__all__ = [
+    "MAX_SPREAD",
+    "TASKS",
+    "ConvolutionsAlone",
+    "SpeedMeasurement",
+    "compare_speed",
+    "in_turns",
+    "results",
+    "speed_rows",
+]
+
+TASKS = ("predict", "train")
+
+#: A series is marked as busy if its median is above its fastest by more than this fraction.
+MAX_SPREAD = 0.1
+
+
+@dataclass(frozen=True)
+class SpeedMeasurement:
+    """Times of one model.
+
+    Attributes:
+        task: "predict", or "train" for a forward and a backward pass.
+        batch_size: images per call.
+        name: the model, its memory format and its precision.
+        seconds: durations of the repeated calls, in order.
+        ratio: the fastest of `seconds`, divided by that of the first model.
+        ratio_of_medians: the same for the medians.
+        busy: whether the median is above the fastest by more than :data:`MAX_SPREAD`: the machine
+            did something else as well.
+    """
+
+    task: str
+    batch_size: int
+    name: str
+    seconds: list[float]
+    ratio: float
+    ratio_of_medians: float
+    busy: bool
+
+
+class ConvolutionsAlone(nn.Module):
+    """The convolutions of a model, back to back, each on an input of its own.
+
+    What else a model computes can be saved, these cannot: a limit for models with the same weights.
+
+    Args:
+        model: a model with ``nn.Conv2d`` modules.
+        x: (N, C, H, W), an input of `model`, for the shapes. In training mode the inputs of all
+            convolutions but the first need gradients, as in `model`.
+    """
+
+    @arguments.check(model=arguments.module, x=arguments.tensor("floats", "N, C, H, W"))
+    def __init__(self, model: nn.Module, x: Tensor) -> None:
+        super().__init__()
+        self._calls: list[tuple[nn.Module, Tensor]] = []
+        plain = copy.deepcopy(model).eval()
+        for module in plain.modules():
+            if isinstance(module, nn.Conv2d):
+                module.register_forward_pre_hook(self._record)
+        with torch.no_grad():
+            plain(x)
+        for module, _ in self._calls:
+            module._forward_pre_hooks.clear()
+        self._calls = [
+            (module, torch.randn_like(read).requires_grad_(i > 0))
+            for i, (module, read) in enumerate(self._calls)
+        ]
+
+    def _record(self, module: nn.Module, inputs: tuple[Tensor]) -> None:
+        self._calls.append((module, inputs[0]))
+
+    def forward(self, x: Tensor | None = None) -> list[Tensor]:
+        """The outputs of the convolutions, in order; `x` is ignored."""
+        return [module(read) for module, read in self._calls]
+
+
+def _function(value: Any) -> Any:
+    if not callable(value):
+        raise TypeError
+    return value
+
+
+@arguments.check(
+    steps=mapping_of(Check("a function", _function)),
+    repeats=positive_int,
+    device=arguments.device,
+)
+def in_turns(
+    steps: Mapping[str, Callable[[], object]],
+    repeats: int,
+    device: torch.device | str = "cpu",
+) -> dict[str, list[float]]:
+    """Seconds of each call of each of `steps`, which take turns, after two rounds of warm-up.
+
+    Args:
+        steps: functions without arguments, by name.
+        repeats: calls of each that are timed.
+        device: where they compute; a GPU is waited for.
+    """
+    device = torch.device(device)
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for i in range(-2, repeats):
+        turns = list(steps.items())
+        for name, step in turns if i % 2 else reversed(turns):  # every other round backwards
+            _synchronize(device)
+            start = time.perf_counter()
+            step()
+            _synchronize(device)
+            if i >= 0:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
+def check_image_size(name: str, image_size: int) -> None:
+    """Raise a ValueError if images of this size are too small for the model of this name."""
+    with torch.device("meta"):  # needs no memory
+        least = network.densenet(name).min_size
+    arguments.integer(least)("image_size", image_size)
+
+
+@arguments.check(
+    check_image_size,
+    name=one_of(network.CONFIGS),
+    task=one_of(TASKS),
+    batch_size=positive_int,
+    image_size=positive_int,
+    repeats=positive_int,
+    device=arguments.device,
+    compiled=boolean,
+)
+def compare_speed(
+    name: str = "densenet121",
+    *,
+    task: str = "predict",
+    batch_size: int = 1,
+    image_size: int = 224,
+    repeats: int = 15,
+    device: torch.device | str = "cpu",
+    compiled: bool = False,
+) -> list[SpeedMeasurement]:
+    """Time of the models of torchvision, timm (if installed) and this package, in turns.
+
+    Args:
+        name: a named model; torchvision's and timm's are left out if they have none of this name.
+        task: one of :data:`TASKS`.
+        batch_size, image_size: of the images, random numbers.
+        repeats: calls that are timed, per model.
+        device: a device of PyTorch.
+        compiled: whether to add models that ``torch.compile`` compiled.
+    """
+    device = torch.device(device)
+    x = torch.randn(batch_size, 3, image_size, image_size, device=device)
+    last = x.contiguous(memory_format=torch.channels_last)
+    steps = {
+        label: _step(task, model, last if "channels_last" in label else x)
+        for label, model in _models(name, task, x, compiled).items()
+    }
+    seconds = in_turns(steps, repeats, device)
+    first = next(iter(seconds.values()))
+    return [
+        SpeedMeasurement(
+            task,
+            batch_size,
+            label,
+            times,
+            ratio=min(times) / min(first),
+            ratio_of_medians=statistics.median(times) / statistics.median(first),
+            busy=statistics.median(times) > (1 + MAX_SPREAD) * min(times),
+        )
+        for label, times in seconds.items()
+    ]
+
+
+def _step(task: str, model: nn.Module, x: Tensor) -> Callable[[], object]:
+    def predict() -> object:
+        with torch.no_grad():
+            return model(x)
+
+    def train() -> None:
+        output = model(x)
+        outputs = output if isinstance(output, list) else [output]
+        torch.autograd.backward(outputs, [torch.ones_like(y) for y in outputs])
+        model.zero_grad()
+
+    return predict if task == "predict" else train
+
+
+def _models(name: str, task: str, x: Tensor, compiled: bool) -> dict[str, nn.Module]:
+    """The models to compare, by label; all with the same weights."""
+    ours = network.densenet(name).to(x.device)
+    plain: dict[str, nn.Module] = {}
+    for library in (torchvision, _timm()):
+        theirs = getattr(getattr(library, "models", None), name, None)
+        if theirs is not None:
+            version = f" {library.__version__}" if library is not torchvision else ""
+            plain[library.__name__ + version] = theirs().to(x.device)
+    if "torchvision" in plain:
+        plain["torchvision"].load_state_dict(ours.state_dict())
+    plain["ours"] = ours
+    found: dict[str, nn.Module] = {}
+    for label, model in plain.items():
+        found[label] = model
+        last = copy.deepcopy(model).to(memory_format=torch.channels_last)
+        found[f"{label}, channels_last"] = last
+    fastest = found["ours, channels_last"]
+    if task == "predict":
+        for model in found.values():
+            model.eval()
+        found["optimized"] = inference.optimize_for_inference(ours)
+        found["optimized, bfloat16"] = inference.optimize_for_inference(ours, dtype=torch.bfloat16)
+    else:
+        for mode in ("checkpoint", "recompute", "minimal"):
+            copied = memory.set_memory_efficient(copy.deepcopy(fastest), mode)
+            found[f"ours, {mode}, channels_last"] = copied
+    if compiled:
+        for label in list(found):
+            if label.split(",")[0] in ("torchvision", "ours", "optimized") and "bf" not in label:
+                found[f"{label}, compiled"] = cast(
+                    nn.Module, torch.compile(copy.deepcopy(found[label]))
+                )
+    found["convolutions alone, channels_last"] = ConvolutionsAlone(
+        fastest, x.contiguous(memory_format=torch.channels_last)
+    )
+    return found
+
+
+def _timm() -> Any:
+    try:
+        return importlib.import_module("timm")
+    except ImportError:
+        return None
+
+
+@arguments.check(
+    figures=arguments.sequence_of(arguments.instance_of(SpeedMeasurement, "a SpeedMeasurement"))
+)
+def speed_rows(figures: list[SpeedMeasurement]) -> list[tuple[str, ...]]:
+    """The rows of a table with a header; a series that was disturbed is marked."""
+    header = ("Task", "Batch", "Model", "Fastest, s", "Median", "Slowest", "Ratio", "Of medians")
+    rows: list[tuple[str, ...]] = [(*header, "Spread")]
+    for f in figures:
+        times = (min(f.seconds), statistics.median(f.seconds), max(f.seconds))
+        rows.append(
+            (
+                *(f.task, str(f.batch_size), f.name),
+                *(f"{value:.4f}" for value in times),
+                f"{f.ratio:.2f}",
+                f"{f.ratio_of_medians:.2f}",
+                "busy" if f.busy else "",
+            )
+        )
+    return rows
+
+
+@arguments.check(name=arguments.text)
+def results(name: str = "speed-densenet121-cpu") -> list[SpeedMeasurement]:
+    """The measurements in a results file that comes with the package."""
+    path = Path(__file__).parent / "results" / f"{name}.json"
+    if not path.is_file():
+        there = ", ".join(sorted(p.stem for p in path.parent.glob("speed-*.json")))
+        raise ValueError(f"name must be one of {there}, got {name!r}")
+    content = json.loads(path.read_text(encoding="utf-8"))
+    return [SpeedMeasurement(**figure) for figure in content["figures"]]
