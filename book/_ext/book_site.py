@@ -1,5 +1,6 @@
-"""What the site needs beyond its theme: no script that is not used, pages that an accessibility
-checker accepts, and all figures in one archive.
+"""What the site needs beyond its theme: no file that is not used, text that waits for no script,
+drawings of our own for icons, pages that an accessibility checker accepts, and all figures in one
+archive.
 """
 
 import re
@@ -7,6 +8,8 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
+
+from sphinx.builders.html._assets import _JavaScript
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "_tools"))
 import figures
@@ -30,30 +33,155 @@ REPAIRS = (
     (re.compile(r'<div role="list" class="citation-list">'), '<div class="citation-list">'),
 )
 
+# Both go into the head, before any style sheet. The theme's script has set `data-mode` by then.
+DARK_CANVAS = '<meta name="color-scheme" content="light dark" />\n  '
+COLOURS = (
+    'dataset.theme = document.documentElement.dataset.mode !== "auto"'
+    " ? document.documentElement.dataset.mode"
+    ' : matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";'
+)
 
-def drop_unused_scripts(app, pagename, templatename, context, doctree):
-    """Leave out thebe, which would fetch itself from another host, and scripts that are listed
-    twice.
+# What text would wait for, in pages as the theme writes them. `tests/site` looks at the weight of
+# every page, and at its colours with no script there.
+FIRST_TEXT = (
+    # Half a megabyte that draws sixteen icons: see `use_own_icons`.
+    (re.compile(r"<!-- So that users can add custom icons -->\s*"), ""),
+    (re.compile(r'<script src="[^"]*/fontawesome\.js[^"]*"></script>\s*'), ""),
+    # Scripts that run at the end need not be fetched before what the text needs.
+    (re.compile(r"<!-- Pre-loaded scripts that we'll load fully later -->\s*"), ""),
+    (re.compile(r'<link rel="preload" as="script" [^>]*>\s*'), ""),
+    # Without scripts nobody writes "light" or "dark" in place of "auto": see `follow_the_system`.
+    (
+        re.compile(r'(<link [^>]*href="([^"]*)book\.css[^>]*>)(?!\s*<noscript>)'),
+        r'\1\n    <noscript><link rel="stylesheet" href="\2without-scripts.css" /></noscript>',
+    ),
+    # A logo in a menu that few open.
+    (
+        re.compile(r'<img (?=alt="[^"]*logo" src="[^"]*/_static/images/logo_)'),
+        '<img loading="lazy" ',
+    ),
+    # A style sheet that only says where another is costs a journey to the server and back.
+    (re.compile(r"_static/styles/theme\.css\?digest="), "_static/basic.css?digest="),
+    # "auto" has no colours until a script at the end says which: who reads in the dark saw white.
+    (re.compile(r'(?<!" />\n  )(<script data-cfasync="false">)'), DARK_CANVAS + r"\1"),
+    (re.compile(r'dataset\.theme = localStorage\.getItem\("theme"\) \|\| "auto";'), COLOURS),
+)
+
+# The theme's style sheets draw icons with a font. Without it they are smaller by a third, and where
+# they named a letter of it they name a drawing, which book.css defines.
+FA_SELECTOR = r"\.fa[bsr]?(?:-[\w-]+)?(?:::?\w+(?:\([^()]*\))?)?(?:\.fa-[\w-]+)?(?:>li)?"
+OWN_ICONS = (
+    (re.compile(r"\s*/\*!\s+\* Font Awesome.*?\*/\s*", re.DOTALL), ""),
+    (re.compile(r"@font-face\s*\{[^{}]*Font Awesome[^{}]*\}"), ""),
+    (re.compile(r"@keyframes fa-[\w-]+\{(?:[^{}]*\{[^{}]*\})*\}"), ""),
+    (re.compile(rf"(?<=[{{}}]){FA_SELECTOR}(?:,{FA_SELECTOR})*\{{[^{{}}]*\}}"), ""),
+    (re.compile(r":host,:root\{--fa-[^{}]*\}"), ""),
+    (re.compile(r'--pst-(?:icon|breadcrumb)-[\w-]+:"[^"]*";?'), ""),
+    (re.compile(r"font:var\(--fa-font-\w+\);?"), ""),
+    (re.compile(r"font-family:Font Awesome\\ 6 Free;font-weight:900;?"), ""),
+    (re.compile(r'content:"\\f107"'), "content:var(--pst-icon-angle-down)"),
+    (
+        re.compile(r"content:var\((--pst-(?:icon|breadcrumb)-[\w-]+)\)"),
+        r'content:"";mask-image:var(\1)',
+    ),
+)
+
+
+def drop_unused_files(app, pagename, templatename, context, doctree):
+    """Leave out thebe, which would fetch itself from another host, sphinx-design where a page has
+    nothing of it, and scripts that are listed twice. Let no page wait for the others.
     """
+    unused = ["thebe", "documentation_options.pagename"]  # the latter is for a list of versions
+    if "sd-" not in context.get("body", ""):
+        unused += ["sphinx-design", "design-tabs"]
     kept = {}
     for script in context.get("script_files", []):
-        attributes = getattr(script, "attributes", {})
-        text = f"{getattr(script, 'filename', script)} {attributes.get('body', '')}"
-        if "thebe" not in text.lower():
-            kept.setdefault(text, script)
+        attributes = dict(getattr(script, "attributes", {}))
+        name = getattr(script, "filename", script) or ""
+        text = f"{name} {attributes.get('body', '')}"
+        if any(word in text.lower() for word in unused):
+            continue
+        # The template of the search page adds scripts that expect these to have run.
+        if name and pagename != "search" and "async" not in attributes:
+            attributes["defer"] = "defer"
+            script = _JavaScript(name, priority=script.priority, **attributes)
+        kept.setdefault(text, script)
     context["script_files"] = list(kept.values())
+    context["css_files"] = [
+        style
+        for style in context.get("css_files", [])
+        if not any(word in str(getattr(style, "filename", style)) for word in unused)
+    ]
+
+
+def rewrite(path, replacements):
+    """Apply `replacements`, pairs of a pattern and what takes its place, to a file."""
+    text = before = path.read_text(encoding="utf-8")
+    for pattern, replacement in replacements:
+        text = pattern.sub(replacement, text)
+    if text != before:
+        path.write_text(text, encoding="utf-8")
 
 
 def repair_pages(app, exception):
-    """Apply REPAIRS to every page that was written."""
+    """Apply REPAIRS and FIRST_TEXT to every page that was written."""
     if exception or app.builder.format != "html":
         return
     for page in Path(app.outdir).rglob("*.html"):
-        text = before = page.read_text(encoding="utf-8")
-        for pattern, replacement in REPAIRS:
-            text = pattern.sub(replacement, text)
-        if text != before:
-            page.write_text(text, encoding="utf-8")
+        rewrite(page, REPAIRS + FIRST_TEXT)
+
+
+def use_own_icons(app, exception):
+    """Take FontAwesome out of the site: its script, its fonts, and its rules in style sheets."""
+    if exception or app.builder.format != "html":
+        return
+    static = Path(app.outdir, "_static")
+    shutil.rmtree(static / "vendor" / "fontawesome", ignore_errors=True)
+    for file in static.glob("scripts/fontawesome*"):
+        file.unlink()
+    for style in static.glob("styles/*.css"):
+        rewrite(style, OWN_ICONS)
+
+
+def rules_for(theme, css):
+    """The rules of a style sheet that are for `theme`, "light" or "dark", made for "auto"."""
+    found = []
+    while match := re.match(r"([^{}]*)\{", css):
+        end, depth = match.end(), 1
+        while depth and end < len(css):
+            depth += {"{": 1, "}": -1}.get(css[end], 0)
+            end += 1
+        before, inside = match[1].rpartition(";")[2].strip(), css[match.end() : end - 1]
+        css = css[end:]
+        if before.startswith(("@media", "@supports")):
+            if nested := rules_for(theme, inside):
+                found.append(f"{before}{{{nested}}}")
+        elif not before.startswith("@"):
+            mine = re.compile(rf"""\[data-theme=["']?{theme}["']?\]""")
+            selectors = filter(mine.search, re.split(r",(?![^()]*\))", before))
+            if selectors := [mine.sub("[data-theme=auto]", each) for each in selectors]:
+                found.append(f"{','.join(selectors)}{{{inside}}}")
+    return "\n".join(found)
+
+
+def follow_the_system(app, exception):
+    """Write the style sheet that gives readers without scripts the colours of their system."""
+    if exception or app.builder.format != "html":
+        return
+    static = Path(app.outdir, "_static")
+    names = ["styles/pydata-sphinx-theme.css", "pygments.css", "styles/sphinx-book-theme.css"]
+    names += sorted(
+        p.name
+        for p in static.glob("*.css")
+        if p.name not in (*names, "book.css", "without-scripts.css")
+    )
+    css = "".join((static / name).read_text(encoding="utf-8") for name in [*names, "book.css"])
+    css = re.sub(r"/\*.*?\*/", "", css, flags=re.DOTALL)
+    blocks = [
+        f"@media (prefers-color-scheme: {theme}) {{\n{rules_for(theme, css)}\n}}\n"
+        for theme in ("light", "dark")
+    ]
+    (static / "without-scripts.css").write_text("".join(blocks), encoding="utf-8")
 
 
 def add_figures(app, exception):
@@ -68,7 +196,10 @@ def add_figures(app, exception):
 
 def setup(app):
     # After the extensions that add scripts on the same event.
-    app.connect("html-page-context", drop_unused_scripts, priority=900)
+    app.connect("html-page-context", drop_unused_files, priority=900)
     app.connect("build-finished", repair_pages)
+    app.connect("build-finished", use_own_icons)
+    # After the theme has written the colours of code.
+    app.connect("build-finished", follow_the_system, priority=900)
     app.connect("build-finished", add_figures)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

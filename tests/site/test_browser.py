@@ -3,10 +3,12 @@ and narrow.
 """
 
 import functools
+import gzip
 import http.server
 import os
 import shutil
 import threading
+from urllib.parse import unquote, urlsplit
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -63,6 +65,21 @@ CUT_OFF = """
 }
 """
 
+# Elements that ask for an icon, and those for which there is no drawing.
+ICONS = """
+() => {
+  const asking = [...document.querySelectorAll('[class*="fa-"]')]
+    .filter(e => [...e.classList].some(name => name.startsWith('fa-')));
+  const bare = asking.filter(e => getComputedStyle(e).maskImage === 'none');
+  return [asking.length, bare.map(e => e.outerHTML)];
+}
+"""
+
+# What a page may weigh, compressed, in bytes: everything that it loads before anything is clicked,
+# but for its pictures. MathJax, which text does not wait for, is counted by itself.
+PAGE, MATHJAX = 150_000, 420_000
+COMPRESSED = {".css", ".html", ".js", ".svg"}
+
 
 @pytest.fixture(scope="module")
 def browser():
@@ -95,12 +112,12 @@ def base(request, site):
 
 
 class Tab:
-    """A browser's tab that notes complaints and requests to other places than `base`."""
+    """A browser's tab that notes complaints and requests, those to other places than `base` too."""
 
     def __init__(self, browser, base, **settings):
         self.context = browser.new_context(**settings)
         self.page = self.context.new_page()
-        self.complaints, self.strangers = [], []
+        self.complaints, self.requests, self.strangers = [], [], []
         self.page.on("console", self._hear)
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.page.on("request", self._watch(base))
@@ -111,6 +128,7 @@ class Tab:
 
     def _watch(self, base):
         def watch(request):
+            self.requests.append(request.url)
             if not request.url.startswith((base, "data:", "blob:")):
                 self.strangers.append(request.url)
 
@@ -184,3 +202,60 @@ def test_page_is_accessible_and_fits_light_and_dark_wide_and_narrow(browser, ser
                 )
                 for violation in violations
             ]
+
+
+def test_every_icon_is_drawn_and_the_page_is_light(browser, server, site, page):
+    with Tab(browser, server) as tab:
+        tab.page.goto(server + page, wait_until="load")
+        assert all(tab.page.evaluate(FORMULAS))
+        weights = {"page": 0, "mathjax": 0}
+        for address in tab.requests:
+            path = unquote(urlsplit(address).path).lstrip("/")
+            assert "fontawesome" not in path
+            if address.startswith("data:") or "_images/" in path:
+                continue
+            file = site / path
+            content = file.read_bytes()
+            size = len(gzip.compress(content) if file.suffix in COMPRESSED else content)
+            weights["mathjax" if path.startswith("mathjax/") else "page"] += size
+        assert 50_000 < weights["page"] < PAGE and weights["mathjax"] < MATHJAX, weights
+        for scheme in "light", "dark":
+            tab.page.emulate_media(color_scheme=scheme)
+            asking, bare = tab.page.evaluate(ICONS)
+            assert asking > 5 and not bare
+
+
+BACKGROUND = "getComputedStyle(document.body).backgroundColor"
+# Whatever says how something looks: variables of the theme among them.
+LOOK = """
+[...document.querySelectorAll('body, h1, article a, article code, article pre span')]
+  .map(e => getComputedStyle(e)).map(s => `${s.color} ${s.backgroundColor}`)
+"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_colours_wait_for_no_script(browser, server, scheme):
+    """Neither for the theme's own, which come last, nor for scripts that never come."""
+    page = server + "book/02_dense_layer.html"
+    with Tab(browser, server, color_scheme=scheme) as tab:
+        tab.page.goto(page)
+        background, look = tab.page.evaluate(BACKGROUND), tab.page.evaluate(LOOK)
+    with Tab(browser, server, color_scheme=scheme) as tab:
+        tab.page.route("**/*.js*", lambda route: route.abort())
+        tab.page.goto(page)
+        assert tab.page.evaluate("document.documentElement.dataset.theme") == scheme
+        assert tab.page.evaluate(BACKGROUND) == background
+    with Tab(browser, server, color_scheme=scheme, java_script_enabled=False) as tab:
+        tab.page.goto(page)
+        assert tab.page.evaluate(BACKGROUND) == background
+        assert tab.page.evaluate(LOOK) == look
+        assert not tab.page.evaluate(ICONS)[1]
+
+
+def test_a_chosen_mode_is_there_before_any_script(browser, server):
+    with Tab(browser, server, color_scheme="light") as tab:
+        tab.page.goto(server + "book/index.html")
+        tab.page.evaluate("localStorage.setItem('mode', 'dark')")
+        tab.page.route("**/*.js*", lambda route: route.abort())
+        tab.page.goto(server + "book/02_dense_layer.html")
+        assert tab.page.evaluate("document.documentElement.dataset.theme") == "dark"

@@ -64,6 +64,39 @@ def test_nothing_is_loaded_from_another_host(site, page):
             assert ((site / page).parent / unquote(parts.path)).is_file(), f"{address} is not there"
 
 
+def test_no_icon_font_is_left(site):
+    assert not [path for path in site.rglob("*") if "fontawesome" in path.name]
+    for path in [*site.rglob("*.html"), *(site / "_static").rglob("*.css")]:
+        text = re.sub(
+            r"<article.*</article>", "", path.read_text(encoding="utf-8"), flags=re.DOTALL
+        )
+        found = re.search(r"(?i)fontawesome|font awesome|--fa-font|content:\s*\"\\f...\"", text)
+        assert not found, f"{path.name}: {found[0]}"
+
+
+def test_every_icon_that_a_rule_names_is_drawn(site):
+    drawn = (site / "_static" / "book.css").read_text(encoding="utf-8")
+    named = set()
+    for path in (site / "_static").rglob("*.css"):
+        text = path.read_text(encoding="utf-8")
+        named.update(re.findall(r"mask-image:\s*var\((--[\w-]+)\)", text))
+        named.update(re.findall(r"var\((--pst-icon-[\w-]+)\)", text))
+    # The theme has names for what an icon is for: these stand for another name.
+    theme = (site / "_static" / "styles" / "pydata-sphinx-theme.css").read_text(encoding="utf-8")
+    missing = [
+        name
+        for name in sorted(named)
+        if not re.search(rf"{name}: (url\(\"data:image/svg|var\()", drawn)
+        and not re.search(rf"{name}:var\(--pst-icon-", theme)
+    ]
+    assert len(named) > 20 and not missing
+
+
+def test_no_page_waits_for_a_script(site, page):
+    for script in re.findall(r"<script [^>]*src=[^>]*>", (site / page).read_text(encoding="utf-8")):
+        assert re.search(r"\b(defer|async)\b", script), script
+
+
 def test_figures_have_a_sentence_as_alt_text(site, page):
     for image in Page(site / page).images:
         alt = image.get("alt", "")
