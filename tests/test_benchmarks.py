@@ -155,5 +155,10 @@ def test_the_results_that_come_with_the_package():
     path = Path(speed.__file__).parent / "results" / "speed-densenet121-cpu.csv"
     rows = list(csv.reader(path.open(encoding="utf-8")))
     assert [tuple(row) for row in rows] == speed.speed_rows(found)
+    ratios = [f"{f.ratio:.2f}" for f in found if f.task == "predict" and "torchvision, " in f.name]
+    ratios += [f"{f.ratio:.2f}" for f in found if f.task == "predict" and f.name == "optimized"]
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    sentence = readme[readme.index("A trained network predicts") : readme.index("takes 0.") + 30]
+    assert all(ratio in sentence for ratio in ratios)
     with pytest.raises(ValueError, match="speed-densenet121-cpu"):
         speed.results("no such file")

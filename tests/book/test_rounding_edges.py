@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import nbformat
 import pytest
 import rounding_edges
@@ -20,6 +21,7 @@ def shell():
     rounding_edges.load_ipython_extension(shell)
     shell.run_cell("import numpy as np, torch")
     yield shell
+    plt.uninstall_repl_displayhook()  # matplotlib would look for the shell later
     InteractiveShell.clear_instance()
 
 
