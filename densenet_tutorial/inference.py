@@ -160,22 +160,19 @@ class BufferedBlock(nn.ModuleList):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if torch.compiler.is_compiling():  # a compiler decides by itself where tensors are
+        layers: list[Any] = list(self)
+        if torch.compiler.is_compiling():
+            # A compiler decides by itself where tensors are.
             features = [x]
-            for layer in self:
+            for layer in layers:
                 features = features + [layer(torch.cat(features, 1))]
             return torch.cat(features, 1)
         n, end, h, w = x.shape
-        layers = cast(Iterable[nn.Sequential], self)
-        new_channels = [cast(Convolution, layer[-1]).out_channels for layer in layers]
-        channels = end + sum(new_channels)
-        memory_format = torch.channels_last if x.stride(1) == 1 else torch.contiguous_format
-        buffer = torch.empty(
-            (n, channels, h, w), dtype=x.dtype, device=x.device, memory_format=memory_format
-        )
+        channels = end + sum(layer[-1].out_channels for layer in layers)
+        buffer = x.new_empty((n, h, w, channels)).permute(0, 3, 1, 2)  # channels_last
         buffer[:, :end] = x
-        for layer, new in zip(layers, new_channels, strict=True):
-            start, end = end, end + new
+        for layer in layers:
+            start, end = end, end + layer[-1].out_channels
             buffer[:, start:end] = layer(buffer[:, :start])
         return buffer
 
@@ -237,7 +234,8 @@ def clamp_bounds(scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor, Tensor, 
     constant = ~(zero.abs() <= 1e18)  # also NaN, which is 0/0
     low = torch.where(scale > 0, zero, -torch.inf).masked_fill(constant, 0)
     high = torch.where(scale > 0, torch.inf, zero).masked_fill(constant, 0)
-    return low, high, scale.masked_fill(constant, 0), torch.where(constant, shift.relu(), shift)
+    shift = torch.where(constant, shift.relu(), shift)
+    return low, high, scale.masked_fill(constant, 0), shift
 
 
 def _optimized(model: DenseNet) -> Iterator[nn.Module]:
