@@ -616,8 +616,8 @@ def _add_benchmark(commands: Any) -> None:
         help="time of prediction and of a training step, for torchvision, timm and this package",
         description="Time of the models of torchvision, of timm if it is installed, of ours in "
         "both memory formats, and of the optimized one, in turns; and of their convolutions alone. "
-        "Ratio is that of the fastest times to torchvision's. A series is marked as busy if its "
-        "median is more than 10 %% above its fastest.",
+        "Ratio is that of the fastest times to torchvision's, or to ours if it has no such model. "
+        "A series is marked as busy if its median is more than 10 %% above its fastest.",
     )
     of_speed.set_defaults(run=_benchmark_speed)
     of_speed.add_argument(
@@ -664,6 +664,10 @@ def _add_setting(parser: argparse.ArgumentParser, repeats: int) -> None:
 
 def _setting(options: argparse.Namespace, **more: Any) -> dict[str, Any]:
     """What a benchmark measures, in the order in which its command says it."""
+    from densenet_tutorial.experiments import benchmarks
+
+    if options.output:  # before minutes of measurement
+        benchmarks.check_output(options.output)
     return {
         "model": options.model,
         "image_size": arguments.positive_int("image_size", options.image_size),

@@ -14,6 +14,7 @@ step:
 """
 
 import copy
+import itertools
 from collections.abc import Iterable, Iterator
 from typing import Any, cast
 
@@ -30,12 +31,15 @@ from densenet_tutorial.utils.arguments import one_of, optional
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 
+_METHODS = {
+    name: getattr(DenseNet, name) for name in ("forward", "forward_features", "forward_head")
+}
+
 #: Of images and feature maps: the faster one where both were measured, see the results page.
 _MEMORY_FORMAT = torch.channels_last
 
-#: Norms are folded up to this ratio of shift to weight and bias; in trained networks it is about 3.
-#: Beyond it, scale and shift nearly cancel, and digits that the plain model has would be lost.
-_MAX_CANCELLATION = 10.0
+#: What `_folds` allows; in trained networks the ratio is about 2.
+_MAX_CANCELLATION = 20.0
 
 
 class Clamp(nn.Module):
@@ -65,7 +69,7 @@ class Convolution(nn.Module):
 
     oneDNN, which computes convolutions on CPUs, wants the weights in an order that depends on the
     processor and on the input's shape. :class:`torch.nn.Conv2d` rearranges them in every call, this
-    class if the shape is another than in the last one.
+    class if weights or shape are others than in the last one.
 
     Args:
         original: gives weight, stride and padding.
@@ -81,7 +85,7 @@ class Convolution(nn.Module):
         self.weight = nn.Parameter(weight, requires_grad=False)
         self.bias = nn.Parameter(weight.new_zeros(len(weight)), requires_grad=False)
         self.stride, self.padding = original.stride, cast(tuple[int, int], original.padding)
-        self._rearranged: tuple[torch.Size, Tensor] | None = None  # for inputs of this shape
+        self._rearranged: tuple[Any, Tensor] | None = None  # and for what
 
     @property
     def out_channels(self) -> int:
@@ -102,11 +106,12 @@ class Convolution(nn.Module):
         if not _onednn_computes(x, self.weight):
             return F.conv2d(x, self.weight, self.bias, self.stride, self.padding)
         settings: Any = (self.padding, self.stride, (1, 1), 1)  # dilation and groups
+        weight, version = self.weight, 0 if self.weight.is_inference() else self.weight._version
+        wanted = (id(weight), version, x.shape)
         rearranged = self._rearranged  # another thread may replace it
-        if rearranged is None or rearranged[0] != x.shape:
-            weight = self.weight.to_mkldnn()
+        if rearranged is None or rearranged[0] != wanted:
             reorder: Any = torch._C._nn.mkldnn_reorder_conv2d_weight
-            rearranged = (x.shape, reorder(weight, *settings, x.shape))
+            rearranged = (wanted, reorder(weight.to_mkldnn(), *settings, x.shape))
             self._rearranged = rearranged
         # oneDNN could compute ReLU as well, but its ReLU makes 0 of NaN.
         return torch.ops.mkldnn._convolution_pointwise(
@@ -116,10 +121,6 @@ class Convolution(nn.Module):
     def _apply(self, fn: Any, recurse: bool = True) -> "Convolution":
         self._rearranged = None  # the weights get another device or dtype
         return super()._apply(fn, recurse)
-
-    def _load_from_state_dict(self, *args: Any) -> None:
-        self._rearranged = None
-        super()._load_from_state_dict(*args)
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_rearranged": None}  # not copied, and not written to files
@@ -202,6 +203,10 @@ class OptimizedDenseNet(nn.Module):
         self.classifier = copy.deepcopy(model.classifier)
         self.eval().requires_grad_(False)
 
+    def train(self, mode: bool = True) -> "OptimizedDenseNet":
+        """Stay in evaluation mode: what is folded cannot be trained."""
+        return super().train(False)
+
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
         DenseNet._check_input(cast(DenseNet, self), x)
@@ -240,15 +245,17 @@ def clamp_bounds(scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor, Tensor, 
 
 def _optimized(model: DenseNet) -> Iterator[nn.Module]:
     """The parts of `model`, a plain one, without the final norm."""
-    for modules in model.parts().values():
-        if isinstance(modules[0], DenseBlock):
-            layers = cast(Iterable[DenseLayer], modules[0].values())
+    parts = list(model.parts().values())
+    for (part, *rest), following in itertools.pairwise(parts):
+        if isinstance(part, DenseBlock):
+            layers = cast(Iterable[DenseLayer], part.values())
             yield BufferedBlock(_layer(layer) for layer in layers)
-        elif isinstance(modules[0], Transition):
-            part = modules[0]
-            yield nn.Sequential(*_norm_relu_conv(part.norm, part.conv, part.pool))
-        elif isinstance(modules[0], nn.Conv2d):
-            yield _stem(modules[0], *modules[1:])
+        elif isinstance(part, Transition):
+            reader = cast(DenseLayer, next(iter(cast(DenseBlock, following[0]).values())))
+            modules = _norm_relu_conv(part.norm, part.conv, reader.norm1, part.pool)
+            yield nn.Sequential(*modules)
+        else:
+            yield _stem(cast(nn.Conv2d, part), *rest)
 
 
 def _stem(conv: nn.Conv2d, *rest: Any) -> nn.Sequential:
@@ -261,24 +268,39 @@ def _stem(conv: nn.Conv2d, *rest: Any) -> nn.Sequential:
 
 
 def _layer(layer: DenseLayer) -> nn.Sequential:
-    modules = _norm_relu_conv(layer.norm1, layer.conv1)
-    if layer.bn_size is not None:
-        cast(Convolution, modules[-1]).scale(*scale_and_shift(layer.norm2))
-        modules += [nn.ReLU(inplace=True), Convolution(layer.conv2)]
-    return nn.Sequential(*modules)
+    if layer.bn_size is None:  # a 3x3 convolution pads with zeros after the shift
+        return nn.Sequential(copy.deepcopy(layer.norm1), nn.ReLU(True), Convolution(layer.conv1))
+    modules = _norm_relu_conv(layer.norm1, layer.conv1, layer.norm2)
+    cast(Convolution, modules[-1]).scale(*scale_and_shift(layer.norm2))
+    return nn.Sequential(*modules, nn.ReLU(inplace=True), Convolution(layer.conv2))
 
 
-def _norm_relu_conv(norm: nn.BatchNorm2d, conv: nn.Conv2d, *pool: nn.Module) -> list[nn.Module]:
-    """Norm, ReLU, pooling and convolution; folded if it is 1x1, and no digits are lost."""
+def _norm_relu_conv(
+    norm: nn.BatchNorm2d, conv: nn.Conv2d, reader: nn.BatchNorm2d, *pool: nn.Module
+) -> list[nn.Module]:
+    """Norm, ReLU, pooling and 1x1 convolution; folded if no digits are lost."""
     convolution = Convolution(conv)
-    scale, shift = scale_and_shift(norm)
-    usual = norm.weight.abs() + norm.bias.abs()
-    # A 3x3 convolution pads with zeros after the shift.
-    if conv.kernel_size != (1, 1) or (shift.abs() > _MAX_CANCELLATION * usual).any():
+    if not _folds(norm, conv, reader):
         return [copy.deepcopy(norm), nn.ReLU(inplace=True), *pool, convolution]
-    low, high, scale, shift = clamp_bounds(scale, shift)
+    low, high, scale, shift = clamp_bounds(*scale_and_shift(norm))
     convolution.scale_input(scale, shift)
     return [Clamp(low, high), *pool, convolution]
+
+
+def _folds(norm: nn.BatchNorm2d, conv: nn.Conv2d, reader: nn.BatchNorm2d) -> bool:
+    """Whether a 1x1 convolution may compute the scale and shift of `norm`, which it reads.
+
+    Where ReLU gives 0, the folded convolution adds up scaled bounds and shifts that cancel, and
+    leave their rounding. It has to be small beside what the convolution gives; `reader`, the norm
+    that reads that, knows its standard deviation.
+    """
+    mean, var = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
+    if (mean.abs() + 1000 * var.sqrt()).max() > 1e9:
+        return False  # too near to the limit of `clamp_bounds`
+    _, shift = scale_and_shift(norm)
+    cancelling = (conv.weight.flatten(1).square() @ shift.square()).sqrt()  # of each output
+    deviation = (cast(Tensor, reader.running_var)[: len(cancelling)] + reader.eps).sqrt()
+    return bool((cancelling <= _MAX_CANCELLATION * deviation).all())
 
 
 def _check_known(model: nn.Module) -> None:
@@ -288,6 +310,8 @@ def _check_known(model: nn.Module) -> None:
             f"model must be a DenseNet of this package, got a {type(model).__name__}; "
             "densenet(weights=…) builds one from torchvision's weights"
         )
+    if any(getattr(DenseNet, name) is not method for name, method in _METHODS.items()):
+        raise ValueError("model must be a DenseNet whose class has no replaced methods")
     found, expected = _structure(model.features), _structure(_like(model).features)
     for name in found | expected:
         if found.get(name) != expected.get(name):
@@ -302,13 +326,23 @@ def _check_known(model: nn.Module) -> None:
             raise ValueError(
                 f"model must be in evaluation mode, as after model.eval(); {where} is not"
             )
-        if has_hooks(module) or not {"forward_features", "forward_head"}.isdisjoint(vars(module)):
+        if has_hooks(module) or not _METHODS.keys().isdisjoint(vars(module)):
             raise ValueError(f"model must have no hooks and no replaced methods, as {where} has")
-    for name, tensor in model.state_dict().items():
+    for name, tensor in model.features.state_dict().items():
         if tensor.is_meta or not tensor.isfinite().all():
-            raise ValueError(f"model must hold finite numbers, which {name} does not")
+            raise ValueError(f"model must hold finite numbers, which features.{name} does not")
         if name.endswith("running_var") and (tensor < 0).any():
-            raise ValueError(f"model must have no negative variances, as {name} has")
+            raise ValueError(f"model must have no negative variances, as features.{name} has")
+    dtypes = {p.dtype for p in model.parameters()}
+    if len(dtypes) > 1:
+        raise ValueError(f"model must have weights of one dtype, got {sorted(map(str, dtypes))}")
+    weight = next(model.features.parameters())
+    smallest = weight.new_zeros(1, model.in_channels, model.min_size, model.min_size)
+    try:
+        with torch.no_grad():
+            model(smallest)
+    except Exception as error:
+        raise ValueError(f"model must predict, but it says: {error}") from error
 
 
 def _like(model: DenseNet) -> DenseNet:
@@ -335,11 +369,11 @@ def _structure(features: nn.Module) -> dict[str, Any]:
         name: (
             PLAIN.get(type(module), type(module)),
             [getattr(module, setting) for setting in settings.get(type(module), ())],
+            module.weight.shape[2:] if isinstance(module, nn.Conv2d) else (),
             [key for key, _ in module.named_parameters(recurse=False)],
             [key for key, _ in module.named_buffers(recurse=False)],
         )
         for name, module in features.named_modules(remove_duplicate=False)
-        if name
     }
 
 
@@ -359,9 +393,12 @@ def optimize_for_inference(
         ValueError: `model` is in training mode, has hooks, or is not a DenseNet as its class builds
             it: what else it computes would be lost. Or it is in float16, and `dtype` is ``None``.
 
-    Logits are equal up to rounding: 1e-5 of the largest in float32. They have no gradients.
+    Logits are equal up to rounding: 1e-5 of the largest in float32. They have no gradients. In
+    bfloat16, weights are rounded after folding, so logits are farther from exact ones than those of
+    a plain model in bfloat16.
     The result can be copied, pickled, moved, compiled, and exported with ``torch.export`` or to
-    ONNX. To change weights, change those of the model, and optimize it again.
+    ONNX; ``torch.vmap`` and ``torch.fx.symbolic_trace`` want the plain model. It stays in
+    evaluation mode. To change weights, change those of the model, and optimize it again.
     """
     _check_known(model)
     own = next(model.parameters()).dtype

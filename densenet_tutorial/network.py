@@ -197,7 +197,7 @@ class DenseNet(nn.Module):
     def parts(self) -> dict[str, list[nn.Module]]:
         """The modules of :attr:`features` by part, as in :meth:`intermediate_features`."""
         parts: dict[str, list[nn.Module]] = {"stem": []}
-        for name, module in self.features.named_children():
+        for name, module in self.features._modules.items():
             if name in ("conv0", "norm0", "relu0", "pool0"):
                 parts["stem"].append(module)
             else:

@@ -168,6 +168,7 @@ VALID = {
     "experiments.baselines.of_equal_budget": lambda: {"reference": model(), "wiring": "plain"},
     "experiments.baselines.count": lambda: {"model": model()},
     "experiments.benchmarks.as_text": lambda: {"rows": [("a", "b"), ("c", "d")]},
+    "experiments.benchmarks.check_output": lambda: {"path": "results.json"},
     "experiments.benchmarks.compare_memory": lambda: {
         "name": "densenet_40_12",
         "batch_size": 2,

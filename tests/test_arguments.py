@@ -214,6 +214,9 @@ TABLE = {
     },
     "experiments.baselines.count": {"model": module()},
     "experiments.benchmarks.as_text": {"rows": TABLE_OF_WORDS},
+    "experiments.benchmarks.check_output": {
+        "path": [None, 3, Foreign(), "table.csv", ".", "no such folder/results.json"],
+    },
     "experiments.benchmarks.compare_memory": {
         "name": choice(),
         "batch_size": whole(),

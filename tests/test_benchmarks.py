@@ -142,8 +142,35 @@ def test_convolutions_alone_are_those_of_the_model():
     outputs = alone()
     assert [output.shape for output in outputs] == shapes and len(shapes) == 39
     torch.autograd.backward(outputs, [torch.ones_like(output) for output in outputs])
-    assert all(call.grad is not None for _, call in alone._calls[1:])
-    assert alone._calls[0][1].grad is None  # as of an image
+    assert all(read.grad is not None for read in alone._inputs[1:])
+    assert alone._inputs[0].grad is None  # as of an image
+    step = speed._step("train", alone, x)
+    step()
+    before = alone._inputs[1].grad.clone()
+    step()
+    assert torch.equal(alone._inputs[1].grad, before)  # not added up
+    assert all(p.grad is None for p in alone.parameters()) and len(list(alone.parameters())) == 39
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ("speed --output {}/none/a.json", "path must be a file in a folder that exists"),
+        ("memory --output {}/none/a.json", "path must be a file in a folder that exists"),
+        ("memory --output {}/a.csv", "path must not end in .csv"),
+        ("speed --batch-sizes 1 0", "batch_sizes must be a whole number of at least 1, got 0"),
+        (
+            "speed --model densenet_40_12 --tasks train --batch-sizes 1 --image-size 4",
+            "image_size must leave more than one pixel",
+        ),
+    ],
+)
+def test_what_cannot_be_measured_is_said_before(words, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(speed, "in_turns", None)  # fails if anything is measured
+    monkeypatch.setattr(benchmarks, "in_turns", None)
+    with pytest.raises(SystemExit):
+        main(["benchmark", *words.format(tmp_path).split()])
+    assert message in capsys.readouterr().err
 
 
 def test_the_results_that_come_with_the_package():

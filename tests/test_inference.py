@@ -145,6 +145,42 @@ def test_nearly_flat_images_keep_their_digits():
     assert ours < 3 * plain  # 5 times without the condition in `_norm_relu_conv`
 
 
+@pytest.mark.parametrize("bias", [-10.0, -30.0, -1000.0, 1000.0])
+def test_feature_maps_that_are_off_cost_no_digits(bias):
+    """There, scaled bound and shift cancel, and would leave the rounding of a large number."""
+    model = densenet("densenet_bc", weights="fashion-mnist-small").eval()
+    x = images(model, 4, 28, 28)
+    for name, module in model.named_modules():
+        if name.endswith("norm1"):
+            module.bias.data[::8] = bias
+    exact = copy.deepcopy(model).double()(x.double()).detach()
+    plain, ours = (distance(m(x).double(), exact) for m in (model, optimize_for_inference(model)))
+    assert ours < 3 * plain + 1e-6
+
+
+def test_trained_networks_are_folded():
+    model = densenet("densenet_bc", weights="fashion-mnist-small").eval()
+    kinds = [type(module).__name__ for module in optimize_for_inference(model).modules()]
+    assert kinds.count("BatchNorm2d") == 1  # the last
+    assert kinds.count("Clamp") == sum(
+        n.endswith(("norm1", ".norm")) for n, _ in model.named_modules()
+    )
+
+
+@pytest.mark.parametrize("size", [1e10, 1e17])
+def test_huge_images(size):
+    torch.manual_seed(0)
+    model = DenseNet(8, (3, 3), 16, num_classes=10, stem="cifar")
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0
+            nn.init.constant_(module.bias, 20)
+    x = size * torch.randn(4, 3, 32, 32)
+    model.train()(x)
+    model.eval()
+    assert distance(optimize_for_inference(model)(x), model(x).detach()) < 1e-5
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_memory_efficient_models(mode):
     model = densenet_tutorial.set_memory_efficient(copy.deepcopy(small()), mode)
@@ -259,10 +295,6 @@ def test_copies_files_and_moves():
         assert torch.equal(other(x), expected)
     doubled = copy.deepcopy(optimized).double()
     assert distance(doubled(x.double()).float(), expected) < 1e-5
-    other = optimize_for_inference(trained(copy.deepcopy(model), seed=5))
-    assert distance(other(x), expected) > 0.01
-    other.load_state_dict(optimized.state_dict())
-    assert torch.equal(other(x), expected)
 
 
 def test_in_inference_mode_and_after_it():
@@ -297,6 +329,42 @@ def test_float16_is_refused():
     model = copy.deepcopy(small()).half()
     found = optimize_for_inference(model, dtype=torch.float32)(images(model).half())
     assert found.dtype == torch.float16 and distance(found, small()(images(model))) < 0.02
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_weights_of_another_model_for_one_call(first):
+    model = densenet("densenet_bc", weights="fashion-mnist-small").eval()
+    x = images(model, 2, 28, 28)
+    optimized, expected = optimize_for_inference(model), optimize_for_inference(model)(x)
+    state = {name: 1.01 * value for name, value in optimized.state_dict().items()}
+    if not first:
+        optimized(x)
+    found = torch.func.functional_call(optimized, state, (x,))
+    assert distance(found, expected) > 1e-3
+    assert torch.equal(optimized(x), expected)
+    optimized.load_state_dict(state)
+    assert torch.equal(optimized(x), found)
+
+
+def test_it_stays_in_evaluation_mode():
+    optimized = optimize_for_inference(small())
+    x = images(small())
+    expected, state = optimized(x), copy.deepcopy(optimized.state_dict())
+    nn.Sequential(optimized).train()
+    assert torch.equal(optimized(x), expected)
+    assert all(torch.equal(state[name], value) for name, value in optimized.state_dict().items())
+
+
+def test_shared_parts():
+    torch.manual_seed(0)
+    model = DenseNet(8, (2, 2, 2), 16, num_classes=5, stem="cifar", bn_size=2)
+    model.features.denseblock2 = model.features.denseblock1
+    model.features.transition2 = model.features.transition1
+    model = trained(model)
+    x = images(model)
+    parts = model.intermediate_features(x)
+    assert torch.equal(model.forward_features(x), parts["final"])
+    assert distance(optimize_for_inference(model)(x), model(x).detach()) < 1e-5
 
 
 def test_without_onednn():
@@ -421,6 +489,29 @@ def strided(model):
     model.features.denseblock1.denselayer1.conv1.stride = (2, 2)
 
 
+def other_sequence(model):
+    class Scaled(nn.Sequential):
+        def forward(self, x):
+            return super().forward(x / 2)
+
+    features = Scaled()
+    features._modules = model.features._modules
+    model.features = features.eval()
+
+
+def other_kernel(model):
+    conv = model.features.transition1.conv
+    conv.weight = nn.Parameter(torch.randn(*conv.weight.shape[:2], 3, 3))
+
+
+def other_channels(model):
+    model.features.conv0 = nn.Conv2d(1, 5, 7, 2, padding=3, bias=False).eval()
+
+
+def mixed_precision(model):
+    model.features.conv0.bfloat16()
+
+
 def without_a_block(model):
     del model.features.denseblock2
 
@@ -467,6 +558,10 @@ def negative_variance(model):
         (batch_statistics, "norm5"),
         (biased, r"transition1\.conv"),
         (strided, r"denselayer1\.conv1"),
+        (other_sequence, "features"),
+        (other_kernel, r"transition1\.conv"),
+        (other_channels, "predict"),
+        (mixed_precision, "one dtype"),
         (without_a_block, "features"),
         (another_order, "order"),
         (appended, r"features\.\d"),
@@ -482,6 +577,12 @@ def test_refused(change, words):
     change(model)
     with pytest.raises(ValueError, match=f"model must .*{words}"):
         optimize_for_inference(model)
+
+
+def test_a_class_with_other_methods_is_refused(monkeypatch):
+    monkeypatch.setattr(DenseNet, "forward_head", lambda self, x: x.mean((2, 3)))
+    with pytest.raises(ValueError, match="replaced methods"):
+        optimize_for_inference(small())
 
 
 def test_other_models_are_refused():

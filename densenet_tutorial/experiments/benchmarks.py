@@ -296,15 +296,19 @@ def as_text(rows: list[tuple[str, ...]]) -> str:
     )
 
 
-def _is_no_table(path: str | Path) -> None:
+@arguments.check(path=arguments.path)
+def check_output(path: str | Path) -> None:
+    """Raise a ValueError unless :func:`write_results` could write to `path`."""
     if Path(path).suffix == ".csv":
         raise ValueError(
             f"path must not end in .csv, as the table beside it does, got {str(path)!r}"
         )
+    if Path(path).is_dir() or not Path(path).parent.is_dir():
+        raise ValueError(f"path must be a file in a folder that exists, got {str(path)!r}")
 
 
 @arguments.check(
-    _is_no_table,
+    check_output,
     _equal_lengths,
     path=arguments.path,
     command=arguments.text,

@@ -76,26 +76,29 @@ class ConvolutionsAlone(nn.Module):
     @arguments.check(model=arguments.module, x=arguments.tensor("floats", "N, C, H, W"))
     def __init__(self, model: nn.Module, x: Tensor) -> None:
         super().__init__()
-        self._calls: list[tuple[nn.Module, Tensor]] = []
+        self._calls: list[tuple[nn.Conv2d, Tensor]] = []
         plain = copy.deepcopy(model).eval()
         for module in plain.modules():
             if isinstance(module, nn.Conv2d):
                 module.register_forward_pre_hook(self._record)
         with torch.no_grad():
             plain(x)
-        for module, _ in self._calls:
+        self.convolutions = nn.ModuleList(module for module, _ in self._calls)
+        for module in self.convolutions:
             module._forward_pre_hooks.clear()
-        self._calls = [
-            (module, torch.randn_like(read).requires_grad_(i > 0))
-            for i, (module, read) in enumerate(self._calls)
+        self._inputs = [
+            torch.randn_like(read).requires_grad_(i > 0) for i, (_, read) in enumerate(self._calls)
         ]
+        del self._calls
 
-    def _record(self, module: nn.Module, inputs: tuple[Tensor]) -> None:
+    def _record(self, module: nn.Conv2d, inputs: tuple[Tensor]) -> None:
         self._calls.append((module, inputs[0]))
 
     def forward(self, x: Tensor | None = None) -> list[Tensor]:
         """The outputs of the convolutions, in order; `x` is ignored."""
-        return [module(read) for module, read in self._calls]
+        for read in self._inputs:
+            read.grad = None  # of the last call
+        return [conv(read) for conv, read in zip(self.convolutions, self._inputs, strict=True)]
 
 
 def _function(value: Any) -> Any:
@@ -147,8 +150,22 @@ def check_image_size(name: str, image_size: int) -> None:
     arguments.integer(least)("image_size", image_size)
 
 
+def _leaves_two_values(name: str, task: str, batch_size: int, image_size: int) -> None:
+    if task == "predict" or batch_size > 1:
+        return
+    with torch.device("meta"):
+        image = torch.empty(1, 3, image_size, image_size)
+        last = network.densenet(name).eval().forward_features(image)
+    if last.shape[2:].numel() == 1:
+        raise ValueError(
+            "image_size must leave more than one pixel of a single image, to train with it, "
+            f"got {image_size}"
+        )
+
+
 @arguments.check(
     check_image_size,
+    _leaves_two_values,
     name=one_of(network.CONFIGS),
     task=one_of(TASKS),
     batch_size=positive_int,
