@@ -185,7 +185,7 @@ def test_the_results_that_come_with_the_package():
     ratios = [f"{f.ratio:.2f}" for f in found if f.task == "predict" and "torchvision, " in f.name]
     ratios += [f"{f.ratio:.2f}" for f in found if f.task == "predict" and f.name == "optimized"]
     readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-    sentence = readme[readme.index("A trained network predicts") : readme.index("takes 0.") + 30]
+    sentence = readme[readme.index("A trained network predicts") : readme.index("takes 0.") + 24]
     assert all(ratio in sentence for ratio in ratios)
     with pytest.raises(ValueError, match="speed-densenet121-cpu"):
         speed.results("no such file")
