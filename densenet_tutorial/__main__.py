@@ -682,8 +682,8 @@ def _benchmark_memory(options: argparse.Namespace) -> None:
 
     batch_size = arguments.integer(2)("batch_size", options.batch_size)
     setting = _setting(options, batch_size=batch_size)
-    model, *shared = setting.items()
-    measured = benchmarks.compare_memory(model[1], **dict(shared))
+    shared = {name: value for name, value in setting.items() if name != "model"}
+    measured = benchmarks.compare_memory(options.model, **shared)
     _report("memory", options, setting, measured, benchmarks.memory_rows(measured, batch_size))
 
 

@@ -282,17 +282,15 @@ def _timm() -> Any:
 )
 def speed_rows(figures: list[SpeedMeasurement]) -> list[tuple[str, ...]]:
     """The rows of a table with a header; a series that was disturbed is marked."""
-    header = ("Task", "Batch", "Model", "Fastest, s", "Median", "Slowest", "Ratio", "Of medians")
-    rows: list[tuple[str, ...]] = [(*header, "Spread")]
+    header = ("Task", "Batch", "Model", "Ratio", "Of medians", "Spread")
+    rows: list[tuple[str, ...]] = [(*header, "Fastest, s", "Median", "Slowest")]
     for f in figures:
         times = (min(f.seconds), statistics.median(f.seconds), max(f.seconds))
         rows.append(
             (
                 *(f.task, str(f.batch_size), f.name),
+                *(f"{f.ratio:.2f}", f"{f.ratio_of_medians:.2f}", "busy" if f.busy else ""),
                 *(f"{value:.4f}" for value in times),
-                f"{f.ratio:.2f}",
-                f"{f.ratio_of_medians:.2f}",
-                "busy" if f.busy else "",
             )
         )
     return rows
