@@ -690,15 +690,10 @@ def _benchmark_memory(options: argparse.Namespace) -> None:
 def _benchmark_speed(options: argparse.Namespace) -> None:
     from densenet_tutorial.experiments import speed
 
-    sizes = [arguments.positive_int("batch_sizes", size) for size in options.batch_sizes]
-    setting = _setting(options, tasks=options.tasks, batch_sizes=sizes, compiled=options.compiled)
-    shared = {name: setting[name] for name in ("image_size", "repeats", "device", "compiled")}
-    measured = [
-        figure
-        for task in options.tasks
-        for size in sizes
-        for figure in speed.compare_speed(options.model, task=task, batch_size=size, **shared)
-    ]
+    more = {name: getattr(options, name) for name in ("tasks", "batch_sizes", "compiled")}
+    setting = _setting(options, **more)
+    shared = {name: value for name, value in setting.items() if name != "model"}
+    measured = speed.compare_speed(options.model, **shared)
     _report("speed", options, setting, measured, speed.speed_rows(measured))
 
 

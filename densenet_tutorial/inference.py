@@ -10,7 +10,6 @@ step:
 - Batch norm that reads a convolution goes into the weights and bias of that convolution.
 - A transition pools before its convolution, which then reads a quarter of the pixels.
 - The feature maps of a block are written into one buffer, without concatenation.
-- The weights of convolutions are rearranged once, and not in every call.
 """
 
 import copy
@@ -62,94 +61,6 @@ class Clamp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.clamp(x, self.low, self.high)
-
-
-class Convolution(nn.Module):
-    """A convolution for prediction, with bias.
-
-    oneDNN, which computes convolutions on CPUs, wants the weights in an order that depends on the
-    processor and on the input's shape. :class:`torch.nn.Conv2d` rearranges them in every call, this
-    class if weights or shape are others than in the last one.
-
-    Args:
-        original: gives weight, stride and padding.
-
-    Shape:
-        x: (N, C, H, W).
-        output: as that of `original`.
-    """
-
-    def __init__(self, original: nn.Conv2d) -> None:
-        super().__init__()
-        weight = original.weight.detach().clone()
-        self.weight = nn.Parameter(weight, requires_grad=False)
-        self.bias = nn.Parameter(weight.new_zeros(len(weight)), requires_grad=False)
-        self.stride, self.padding = original.stride, cast(tuple[int, int], original.padding)
-        self._rearranged: tuple[Any, Tensor] | None = None  # and for what
-
-    @property
-    def out_channels(self) -> int:
-        """Number of feature maps that it makes."""
-        return len(self.weight)
-
-    def scale(self, factors: Tensor, summands: Tensor) -> None:
-        """Make the output ``factors * output + summands``, (out_channels,) each."""
-        self.weight.mul_(factors.view(-1, 1, 1, 1))
-        self.bias.mul_(factors).add_(summands)
-
-    def scale_input(self, factors: Tensor, summands: Tensor) -> None:
-        """Make the input ``factors * input + summands``, (in_channels,) each, without padding."""
-        self.bias.add_(self.weight.sum((2, 3)) @ summands)
-        self.weight.mul_(factors.view(1, -1, 1, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not _onednn_computes(x, self.weight):
-            return F.conv2d(x, self.weight, self.bias, self.stride, self.padding)
-        settings: Any = (self.padding, self.stride, (1, 1), 1)  # dilation and groups
-        weight, version = self.weight, 0 if self.weight.is_inference() else self.weight._version
-        wanted = (id(weight), version, x.shape)
-        rearranged = self._rearranged  # another thread may replace it
-        if rearranged is None or rearranged[0] != wanted:
-            reorder: Any = torch._C._nn.mkldnn_reorder_conv2d_weight
-            rearranged = (wanted, reorder(weight.to_mkldnn(), *settings, x.shape))
-            self._rearranged = rearranged
-        # oneDNN could compute ReLU as well, but its ReLU makes 0 of NaN.
-        return torch.ops.mkldnn._convolution_pointwise(
-            x, rearranged[1], self.bias, *settings, "none", [], ""
-        )
-
-    def _apply(self, fn: Any, recurse: bool = True) -> "Convolution":
-        self._rearranged = None  # the weights get another device or dtype
-        return super()._apply(fn, recurse)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_rearranged": None}  # not copied, and not written to files
-
-
-def _onednn_dtypes() -> tuple[torch.dtype, ...]:
-    """The dtypes that oneDNN computes fast on this processor."""
-    if not torch.backends.mkldnn.is_available():
-        return ()
-    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        return (torch.float32,)
-    return (torch.float32, torch.bfloat16)
-
-
-_ONEDNN_DTYPES = _onednn_dtypes()
-
-
-def _onednn_computes(x: Tensor, weight: Tensor) -> bool:
-    """Whether oneDNN computes a convolution of `x`, at once and as it is."""
-    return not (
-        torch.compiler.is_compiling()
-        or torch.jit.is_tracing()  # type: ignore[attr-defined]
-        or x.dtype not in _ONEDNN_DTYPES
-        or x.dtype != weight.dtype
-        or not (x.is_cpu and weight.is_cpu)
-        or x.numel() == 0
-        or torch.is_autocast_enabled("cpu")
-        or not torch.backends.mkldnn.enabled
-    )
 
 
 class BufferedBlock(nn.ModuleList):
@@ -259,32 +170,46 @@ def _optimized(model: DenseNet) -> Iterator[nn.Module]:
 
 
 def _stem(conv: nn.Conv2d, *rest: Any) -> nn.Sequential:
-    first = Convolution(conv)
     if not rest:
-        return nn.Sequential(first)
+        return nn.Sequential(conv)
     norm, _, pool = rest
-    first.scale(*scale_and_shift(norm))
-    return nn.Sequential(first, nn.ReLU(inplace=True), pool)
+    return nn.Sequential(_with_output(conv, *scale_and_shift(norm)), nn.ReLU(inplace=True), pool)
 
 
 def _layer(layer: DenseLayer) -> nn.Sequential:
     if layer.bn_size is None:  # a 3x3 convolution pads with zeros after the shift
-        return nn.Sequential(copy.deepcopy(layer.norm1), nn.ReLU(True), Convolution(layer.conv1))
-    modules = _norm_relu_conv(layer.norm1, layer.conv1, layer.norm2)
-    cast(Convolution, modules[-1]).scale(*scale_and_shift(layer.norm2))
-    return nn.Sequential(*modules, nn.ReLU(inplace=True), Convolution(layer.conv2))
+        return nn.Sequential(layer.norm1, nn.ReLU(inplace=True), layer.conv1)
+    *modules, bottleneck = _norm_relu_conv(layer.norm1, layer.conv1, layer.norm2)
+    bottleneck = _with_output(cast(nn.Conv2d, bottleneck), *scale_and_shift(layer.norm2))
+    return nn.Sequential(*modules, bottleneck, nn.ReLU(inplace=True), layer.conv2)
 
 
 def _norm_relu_conv(
     norm: nn.BatchNorm2d, conv: nn.Conv2d, reader: nn.BatchNorm2d, *pool: nn.Module
 ) -> list[nn.Module]:
     """Norm, ReLU, pooling and 1x1 convolution; folded if no digits are lost."""
-    convolution = Convolution(conv)
     if not _folds(norm, conv, reader):
-        return [copy.deepcopy(norm), nn.ReLU(inplace=True), *pool, convolution]
+        return [norm, nn.ReLU(inplace=True), *pool, conv]
     low, high, scale, shift = clamp_bounds(*scale_and_shift(norm))
-    convolution.scale_input(scale, shift)
-    return [Clamp(low, high), *pool, convolution]
+    return [Clamp(low, high), *pool, _with_input(conv, scale, shift)]
+
+
+def _with_output(conv: nn.Conv2d, scale: Tensor, shift: Tensor) -> nn.Conv2d:
+    """A convolution that gives ``scale * conv(x) + shift``, (out_channels,) each."""
+    bias = shift if conv.bias is None else scale * conv.bias + shift
+    return _convolution(conv, conv.weight * scale.view(-1, 1, 1, 1), bias)
+
+
+def _with_input(conv: nn.Conv2d, scale: Tensor, shift: Tensor) -> nn.Conv2d:
+    """A convolution that gives ``conv(scale * x + shift)``, (in_channels,) each, if it is 1x1."""
+    bias = conv.weight.sum((2, 3)) @ shift
+    return _convolution(conv, conv.weight * scale.view(1, -1, 1, 1), bias)
+
+
+def _convolution(like: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
+    conv = copy.deepcopy(like)
+    conv.weight, conv.bias = nn.Parameter(weight.detach()), nn.Parameter(bias.detach())
+    return conv
 
 
 def _folds(norm: nn.BatchNorm2d, conv: nn.Conv2d, reader: nn.BatchNorm2d) -> bool:

@@ -189,8 +189,8 @@ VALID = {
     "experiments.speed.ConvolutionsAlone": lambda: {"model": model(), "x": pictures()},
     "experiments.speed.compare_speed": lambda: {
         "name": "densenet_40_12",
-        "task": "predict",
-        "batch_size": 2,
+        "tasks": ("predict",),
+        "batch_sizes": [2],
         "image_size": 8,
         "repeats": 1,
     },

@@ -247,8 +247,8 @@ TABLE = {
     },
     "experiments.speed.compare_speed": {
         "name": choice(),
-        "task": choice(),
-        "batch_size": whole(),
+        "tasks": sequence(3, "no such task", good="predict"),
+        "batch_sizes": sequence("3", 0, 2.5, good=2),
         "image_size": whole(4),
         "repeats": whole(),
         "device": ["abacus", "", None, 3, Foreign()],

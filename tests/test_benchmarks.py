@@ -104,7 +104,7 @@ def test_a_busy_machine_is_marked(monkeypatch, median, busy):
         return seconds
 
     monkeypatch.setattr(speed, "in_turns", in_turns)
-    found = speed.compare_speed("densenet_40_12", image_size=8)
+    found = speed.compare_speed("densenet_40_12", tasks=["predict"], batch_sizes=[1], image_size=8)
     assert [figure.busy for figure in found] == [busy] * len(seconds)
     assert all((row[5] == "busy") == busy for row in speed.speed_rows(found)[1:])
 
@@ -158,9 +158,13 @@ def test_convolutions_alone_are_those_of_the_model():
         ("speed --output {}/none/a.json", "path must be a file in a folder that exists"),
         ("memory --output {}/none/a.json", "path must be a file in a folder that exists"),
         ("memory --output {}/a.csv", "path must not end in .csv"),
-        ("speed --batch-sizes 1 0", "batch_sizes must be a whole number of at least 1, got 0"),
+        ("speed --output {}/a.CSV", "path must not end in .csv"),
+        ("speed --output {}", "path must be a file"),
+        ("speed --output {}/b.json", "path must be a file"),
+        ("memory --output /dev/null", "path must be a file"),
+        ("speed --batch-sizes 1 0", "a whole number of at least 1, got [1, 0]"),
         (
-            "speed --model densenet_40_12 --tasks train --batch-sizes 1 --image-size 4",
+            "speed --model densenet_40_12 --batch-sizes 2 1 --image-size 4",
             "image_size must leave more than one pixel",
         ),
     ],
@@ -168,6 +172,7 @@ def test_convolutions_alone_are_those_of_the_model():
 def test_what_cannot_be_measured_is_said_before(words, message, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(speed, "in_turns", None)  # fails if anything is measured
     monkeypatch.setattr(benchmarks, "in_turns", None)
+    (tmp_path / "b.csv").mkdir()
     with pytest.raises(SystemExit):
         main(["benchmark", *words.format(tmp_path).split()])
     assert message in capsys.readouterr().err

@@ -195,6 +195,15 @@ SECRET = "S3cret"
         f"http:/user:{SECRET}@127.0.0.1/a.pth",
         f"https:user:{SECRET}@127.0.0.1/a.pth",
         f"//user:{SECRET}@127.0.0.1/a.pth",
+        f"https;//user:{SECRET}@127.0.0.1/a.pth",
+        f"http//user:{SECRET}@127.0.0.1/a.pth",
+        f"htps:/user:{SECRET}@127.0.0.1/a.pth",
+        f"ttp:user:{SECRET}@127.0.0.1/a.pth",
+        f"user:{SECRET}@127.0.0.1/a.pth",
+        f"user:a%40{SECRET}%40127.0.0.1/a.pth",
+        f"http://user:{SECRET}＠127.0.0.1/a.pth",
+        f"http://u%3A{SECRET}%40127.0.0.1:1/a.pth",
+        f"www.weights.invalid/a.pth?token={SECRET}",
         f"http://\\n@{SECRET}@127.0.0.1:1/a.pth",
     ],
 )
@@ -323,6 +332,10 @@ def raw(content):
     return lambda handler: handler.wfile.write(content)
 
 
+def cut(length):
+    return raw(f"HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\nhello".encode())
+
+
 def another(handler):
     buffer = io.BytesIO()
     torch.save({"layer1.0.weight": torch.ones(3)}, buffer)
@@ -352,6 +365,8 @@ MISBEHAVING = {
         raw(b"HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\nabc"),
         "cannot be",
     ),
+    "length with spaces": (cut("  100000  "), "broke off after 5 of 100,000 bytes"),
+    "length with a sign": (cut("+100000"), "broke off after 5 of 100,000 bytes"),
     "negative length": (raw(b"HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\nabc"), "cannot be"),
     "length of many digits": (
         raw(b"HTTP/1.1 200 OK\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\nabc"),

@@ -684,6 +684,30 @@ def test_a_patched_forward_of_a_container_is_called(kind, mode, monkeypatch):
     torch.testing.assert_close(found, set_memory_efficient(model, False)(x))
 
 
+@pytest.mark.parametrize(
+    ("mode", "part", "name"),
+    [
+        (mode, part, name)
+        for mode in ("checkpoint", "recompute", "minimal")
+        for part, name in [
+            ("transition1", "forward"),
+            ("denseblock1", "forward"),
+            ("denseblock1.denselayer1", "forward"),
+            ("denseblock1.denselayer1", "bn_function"),
+        ]
+    ],
+)
+def test_a_method_that_is_patched_on_the_class_that_a_module_has(mode, part, name, monkeypatch):
+    """Which is that of the mode, not the one that was written in the model's code."""
+    model = small(mode)
+    module = model.features.get_submodule(part)
+    kind, calls = type(module), []
+    method = getattr(kind, name)
+    monkeypatch.setattr(kind, name, lambda self, *a: calls.append(self) or method(self, *a))
+    model(torch.randn(2, model.in_channels, 32, 32))
+    assert any(call is module for call in calls)
+
+
 # ------------------------------------------------------------------------- switching a model's mode
 
 

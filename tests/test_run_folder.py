@@ -490,6 +490,11 @@ def _with_integer_momenta(state):
         buffers["momentum_buffer"] = buffers["momentum_buffer"].int()
 
 
+def _without_momenta(state):
+    for buffers in state["optimizer"]["state"].values():
+        buffers["momentum_buffer"] = None
+
+
 def _remove(key):
     return lambda state: state.pop(key)
 
@@ -508,6 +513,7 @@ def _remove(key):
         (_set("scheduler", "last_epoch", value=-1), "its schedule is not at its position"),
         (_set("scheduler", "last_epoch", value=0), "its schedule is not at its position"),
         (_set("optimizer", "state", value={}), "its momenta are missing"),
+        (_without_momenta, "its momenta are missing"),
         (_with("model", "features.conv0.weight", torch.Tensor.int), "must be of torch.float32"),
         (_with("model", "features.conv0.weight", torch.Tensor.bool), "must be of torch.float32"),
         (_with("model", "features.conv0.weight", torch.Tensor.double), "must be of torch.float32"),

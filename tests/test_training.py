@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import dataclasses
 import functools
 import math
 import re
@@ -345,6 +346,27 @@ def test_a_run_in_fp16_goes_on_with_its_scale(dataset, tmp_path):
     )
     assert one["scaler"] == other["scaler"]
     assert all(torch.equal(one["model"][key], other["model"][key]) for key in one["model"])
+
+
+@pytest.mark.parametrize("change", [{"lr": 0.01}, {"amp": "bf16"}, {"amp": None}])
+def test_a_run_whose_steps_were_all_skipped_goes_on_with_another_recipe(dataset, tmp_path, change):
+    """It has no momenta yet, and misses none."""
+    recipe = Recipe(epochs=1, batch_size=20, amp="fp16")
+    model = overflowing(9)
+
+    def stop(module, inputs, output):
+        if module.left == 6:
+            signal.raise_signal(signal.SIGINT)
+
+    handle = model.register_forward_hook(stop)
+    options = {"output": tmp_path / "run", "progress": False}
+    with pytest.raises(KeyboardInterrupt):
+        training.fit(model, dataset, recipe, **options)
+    handle.remove()
+    changed = dataclasses.replace(recipe, **change)
+    options |= {"resume": True, "allow_changes": True}
+    (row,) = training.fit(overflowing(0), dataset, changed, **options)
+    assert row["train_loss"] > 0
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU: its random numbers")

@@ -230,6 +230,8 @@ class FitInside(nn.Module):
 
     def forward(self, image: Any) -> Any:
         height, width = transforms.get_size(image)
+        if not height or not width:
+            raise ValueError(f"image must have pixels, got {height} x {width}")
         scale = min(self.height / height, self.width / width)
         size = [max(1, round(height * scale)), max(1, round(width * scale))]
         return transforms.center_crop(transforms.resize(image, size), [self.height, self.width])

@@ -3,6 +3,7 @@
 All models take turns in one process, so that changes of load or temperature affect all of them.
 """
 
+import contextlib
 import copy
 import csv
 import ctypes
@@ -11,9 +12,11 @@ import io
 import json
 import multiprocessing
 import os
+import signal
 import statistics
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, is_dataclass
 from datetime import UTC, datetime
@@ -212,7 +215,22 @@ def _resident_in_subprocess(name: str, label: str, shape: tuple[int, ...]) -> in
     """:func:`resident_bytes` of one of :func:`models`, in a new process."""
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=spawn) as process:
-        return process.submit(_resident_of, name, label, shape).result()
+        with _not_interrupted():  # Ctrl-C reaches all processes: the new one leaves it to this one
+            resident = process.submit(_resident_of, name, label, shape)
+        return resident.result()
+
+
+@contextlib.contextmanager
+def _not_interrupted() -> Iterator[None]:
+    """Ignore SIGINT, as do processes that are started meanwhile."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    usual = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, usual)
 
 
 def _resident_of(name: str, label: str, shape: tuple[int, ...]) -> int | None:
@@ -299,12 +317,16 @@ def as_text(rows: list[tuple[str, ...]]) -> str:
 @arguments.check(path=arguments.path)
 def check_output(path: str | Path) -> None:
     """Raise a ValueError unless :func:`write_results` could write to `path`."""
-    if Path(path).suffix == ".csv":
+    if Path(path).suffix.lower() == ".csv":
         raise ValueError(
             f"path must not end in .csv, as the table beside it does, got {str(path)!r}"
         )
-    if Path(path).is_dir() or not Path(path).parent.is_dir():
+    if not Path(path).parent.is_dir():
         raise ValueError(f"path must be a file in a folder that exists, got {str(path)!r}")
+    table = Path(path).parent / f"{Path(path).stem}.csv"
+    for file in (Path(path), table):
+        if file.exists() and not file.is_file():
+            raise ValueError(f"path must be a file, got {str(path)!r}; {file.name!r} is none")
 
 
 @arguments.check(

@@ -5,10 +5,11 @@ All models take turns in one process, so that changes of load or temperature aff
 
 import copy
 import importlib
+import itertools
 import json
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -19,7 +20,14 @@ from torch import Tensor, nn
 
 from densenet_tutorial import inference, memory, network
 from densenet_tutorial.utils import arguments
-from densenet_tutorial.utils.arguments import Check, boolean, mapping_of, one_of, positive_int
+from densenet_tutorial.utils.arguments import (
+    Check,
+    boolean,
+    mapping_of,
+    one_of,
+    positive_int,
+    sequence_of,
+)
 
 __all__ = [
     "MAX_SPREAD",
@@ -65,7 +73,7 @@ class SpeedMeasurement:
 class ConvolutionsAlone(nn.Module):
     """The convolutions of a model, back to back, each on an input of its own.
 
-    What else a model computes can be saved, these cannot: a limit for models with the same weights.
+    What a model computes besides can be saved, these cannot: a limit for the time of this model.
 
     Args:
         model: a model with ``nn.Conv2d`` modules.
@@ -150,8 +158,10 @@ def check_image_size(name: str, image_size: int) -> None:
     arguments.integer(least)("image_size", image_size)
 
 
-def _leaves_two_values(name: str, task: str, batch_size: int, image_size: int) -> None:
-    if task == "predict" or batch_size > 1:
+def _leave_two_values(
+    name: str, tasks: Sequence[str], batch_sizes: Sequence[int], image_size: int
+) -> None:
+    if "train" not in tasks or min(batch_sizes) > 1:
         return
     with torch.device("meta"):
         image = torch.empty(1, 3, image_size, image_size)
@@ -165,10 +175,10 @@ def _leaves_two_values(name: str, task: str, batch_size: int, image_size: int) -
 
 @arguments.check(
     check_image_size,
-    _leaves_two_values,
+    _leave_two_values,
     name=one_of(network.CONFIGS),
-    task=one_of(TASKS),
-    batch_size=positive_int,
+    tasks=sequence_of(one_of(TASKS)),
+    batch_sizes=sequence_of(positive_int),
     image_size=positive_int,
     repeats=positive_int,
     device=arguments.device,
@@ -177,8 +187,8 @@ def _leaves_two_values(name: str, task: str, batch_size: int, image_size: int) -
 def compare_speed(
     name: str = "densenet121",
     *,
-    task: str = "predict",
-    batch_size: int = 1,
+    tasks: Sequence[str] = TASKS,
+    batch_sizes: Sequence[int] = (1, 8),
     image_size: int = 224,
     repeats: int = 15,
     device: torch.device | str = "cpu",
@@ -188,33 +198,36 @@ def compare_speed(
 
     Args:
         name: a named model; torchvision's and timm's are left out if they have none of this name.
-        task: one of :data:`TASKS`.
-        batch_size, image_size: of the images, random numbers.
+        tasks: of :data:`TASKS`; each is measured with each of `batch_sizes`.
+        batch_sizes, image_size: of the images, random numbers.
         repeats: calls that are timed, per model.
         device: a device of PyTorch.
         compiled: whether to add models that ``torch.compile`` compiled.
     """
     device = torch.device(device)
-    x = torch.randn(batch_size, 3, image_size, image_size, device=device)
-    last = x.contiguous(memory_format=torch.channels_last)
-    steps = {
-        label: _step(task, model, last if "channels_last" in label else x)
-        for label, model in _models(name, task, x, compiled).items()
-    }
-    seconds = in_turns(steps, repeats, device)
-    first = next(iter(seconds.values()))
-    return [
-        SpeedMeasurement(
-            task,
-            batch_size,
-            label,
-            times,
-            ratio=min(times) / min(first),
-            ratio_of_medians=statistics.median(times) / statistics.median(first),
-            busy=statistics.median(times) > (1 + MAX_SPREAD) * min(times),
-        )
-        for label, times in seconds.items()
-    ]
+    found = []
+    for task, batch_size in itertools.product(tasks, batch_sizes):
+        x = torch.randn(batch_size, 3, image_size, image_size, device=device)
+        last = x.contiguous(memory_format=torch.channels_last)
+        steps = {
+            label: _step(task, model, last if "channels_last" in label else x)
+            for label, model in _models(name, task, x, compiled).items()
+        }
+        seconds = in_turns(steps, repeats, device)
+        first = next(iter(seconds.values()))
+        found += [
+            SpeedMeasurement(
+                task,
+                batch_size,
+                label,
+                times,
+                ratio=min(times) / min(first),
+                ratio_of_medians=statistics.median(times) / statistics.median(first),
+                busy=statistics.median(times) > (1 + MAX_SPREAD) * min(times),
+            )
+            for label, times in seconds.items()
+        ]
+    return found
 
 
 def _step(task: str, model: nn.Module, x: Tensor) -> Callable[[], object]:
@@ -264,8 +277,9 @@ def _models(name: str, task: str, x: Tensor, compiled: bool) -> dict[str, nn.Mod
                 found[f"{label}, compiled"] = cast(
                     nn.Module, torch.compile(copy.deepcopy(found[label]))
                 )
-    found["convolutions alone, channels_last"] = ConvolutionsAlone(
-        fastest, x.contiguous(memory_format=torch.channels_last)
+    limited = found["optimized"] if task == "predict" else fastest
+    found["convolutions alone"] = ConvolutionsAlone(
+        limited, x.contiguous(memory_format=torch.channels_last)
     )
     return found
 
@@ -277,9 +291,7 @@ def _timm() -> Any:
         return None
 
 
-@arguments.check(
-    figures=arguments.sequence_of(arguments.instance_of(SpeedMeasurement, "a SpeedMeasurement"))
-)
+@arguments.check(figures=sequence_of(arguments.instance_of(SpeedMeasurement, "a SpeedMeasurement")))
 def speed_rows(figures: list[SpeedMeasurement]) -> list[tuple[str, ...]]:
     """The rows of a table with a header; a series that was disturbed is marked."""
     header = ("Task", "Batch", "Model", "Ratio", "Of medians", "Spread")

@@ -24,11 +24,23 @@ _STAGE_MODULES = (nn.BatchNorm2d, nn.ReLU, nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d
 _METHODS = {
     *("__call__", "_call_impl", "forward", "bn_function", "_conv_forward", "_check_input_dim"),
 }
-#: What they are without patches, by class.
-_ORIGINAL: dict[type, dict[str, Any]] = {
-    kind: {name: getattr(kind, name) for name in _METHODS if hasattr(kind, name)}
-    for kind in (nn.Module, nn.Sequential, DenseLayer, DenseBlock, Transition, *_STAGE_MODULES)
-}
+#: What they are without patches, by class: the class that has the method, its name, the method.
+_ORIGINAL: dict[type, list[tuple[type, str, Any]]] = {}
+
+
+def know(kind: type[nn.Module], *bases: type[nn.Module]) -> None:
+    """Let :func:`is_patched` know `kind`; where it calls methods of `bases` as well, these, too."""
+    _ORIGINAL[kind] = [
+        (owner, name, getattr(owner, name))
+        for owner in (kind, *bases)
+        for name in _METHODS
+        if hasattr(owner, name)
+    ]
+
+
+for _kind in (nn.Module, nn.Sequential, DenseLayer, DenseBlock, Transition, *_STAGE_MODULES):
+    know(_kind)
+
 _LOW_PRECISION = (torch.float16, torch.bfloat16)
 _DTYPES = (torch.float32, torch.float64, *_LOW_PRECISION)
 
@@ -146,11 +158,9 @@ def can_pool_first(modules: Sequence[nn.Module]) -> bool:
 
 def is_patched(module: nn.Module) -> bool:
     """Whether `module`, or its class, has another method in its forward pass than usual."""
-    # The first class that is known: of a variant, the plain one.
     kind = next(base for base in type(module).__mro__ if base in _ORIGINAL)
-    original = _ORIGINAL[kind].items()
     return not _METHODS.isdisjoint(vars(module)) or any(
-        getattr(kind, name) is not method for name, method in original
+        getattr(owner, name) is not method for owner, name, method in _ORIGINAL[kind]
     )
 
 

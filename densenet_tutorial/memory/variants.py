@@ -25,6 +25,7 @@ from densenet_tutorial.memory.conditions import (
     is_eager_with_grad,
     is_patched,
     is_supported,
+    know,
     output_shape,
 )
 from densenet_tutorial.memory.functions import (
@@ -222,3 +223,7 @@ VARIANTS: dict[str, dict[type[nn.Module], type[nn.Module]]] = {
     "recompute": _RECOMPUTED,
     "minimal": _RECOMPUTED | {DenseLayer: MinimalDenseLayer},
 }
+
+for _variants in VARIANTS.values():
+    for _plain, _variant in _variants.items():
+        know(_variant, _plain)

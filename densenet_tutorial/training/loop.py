@@ -242,7 +242,7 @@ class Training:
             self.schedule.step()
         settings = self.optimizer.state_dict()["param_groups"]
         momenta = state["optimizer"]["state"]
-        self._check_momenta(momenta, bool(last))
+        self._check_momenta(momenta, bool(state["scheduler"]["last_epoch"]))
         self.optimizer.load_state_dict({"state": momenta, "param_groups": settings})
         if self.scaler.is_enabled() and state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
@@ -266,7 +266,9 @@ class Training:
         parameters = dict(enumerate(self.model.parameters()))
         if not isinstance(momenta, Mapping) or not momenta.keys() <= parameters.keys():
             raise ValueError("its momenta are not those of this model's parameters")
-        if has_stepped and not momenta and any(p.requires_grad for p in parameters.values()):
+        kept = [buffers["momentum_buffer"] for buffers in momenta.values()]
+        trained = any(p.requires_grad for p in parameters.values())
+        if has_stepped and trained and all(momentum is None for momentum in kept):
             raise ValueError("its momenta are missing")
         for index, buffers in momenta.items():
             parameter, momentum = parameters[index], buffers["momentum_buffer"]

@@ -38,6 +38,8 @@ def checked_url(url: str) -> tuple[str, str]:
         parts = urlsplit(url)
         usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
         url.encode()
+        # Written as %40, an @ would make the password a part of the host's name.
+        usable = usable and "%40" not in parts.netloc
     except ValueError:  # a port that is no number, an unclosed [::1, or half a character
         usable = False
     if not usable or parts.username is not None:
@@ -51,12 +53,15 @@ def checked_url(url: str) -> tuple[str, str]:
 
 def without_secrets(text: str) -> str:
     """`text`, without user name, password and query if it is a URL."""
-    # A slash may be missing by mistake.
+    # The beginning may be mistyped, so anything goes that is hardly a path.
     start = re.match(r".*?://|https?:/*|//", text, flags=re.DOTALL | re.IGNORECASE)
-    if start:
-        rest = re.sub(r"^.*@", "…@", text[start.end() :], flags=re.DOTALL)
-        text = start[0] + rest.partition("?")[0]
-    return text[:200]
+    beginning, rest = (start[0], text[start.end() :]) if start else ("", text)
+    login = re.match(r"(.*)(?:@|＠|%40)", rest, flags=re.DOTALL)
+    if login and (start or re.search(":|%3a", login[1], flags=re.IGNORECASE)):
+        rest = "…@" + rest[login.end() :]
+    if start or "=" in rest.partition("?")[2]:
+        rest = rest.partition("?")[0]
+    return (beginning + rest)[:200]
 
 
 def sha256(path: str | os.PathLike[str]) -> str:
@@ -75,8 +80,7 @@ def fetch(url: str, file: BinaryIO, max_bytes: int, progress: bool) -> tuple[str
     digest, start, size = hashlib.sha256(), b"", 0
     try:
         with contextlib.closing(_received(url)) as received:
-            length = next(received).get("Content-Length", "")
-            total = int(length) if re.fullmatch(r"[0-9]{1,15}", length) else None
+            total = next(received)
             name = urlsplit(url).path.rpartition("/")[2]
             with tqdm(
                 desc=name, total=total, unit="B", unit_scale=True, disable=not progress
@@ -113,7 +117,7 @@ class _Redirecting(urllib.request.HTTPRedirectHandler):
 
 
 def _received(url: str) -> Generator[Any, None, None]:
-    """The headers of the response to a request for `url`, then its body, part by part.
+    """The length of the response to a request for `url`, if it says it; then its body, in parts.
 
     A thread receives them: between two parts, a server can keep http.client busy, by headers,
     sizes of chunks or trailers without end. When the time is up, the thread is left alone.
@@ -126,7 +130,7 @@ def _received(url: str) -> Generator[Any, None, None]:
         opener = urllib.request.build_opener(_Redirecting)
         try:
             with opener.open(request, timeout=TIMEOUT) as response:
-                parts.put(response.headers)
+                parts.put((response.length,))
                 while not given_up.is_set() and (chunk := response.read1(2**16)):
                     parts.put(chunk)
             parts.put(None)
@@ -143,7 +147,7 @@ def _received(url: str) -> Generator[Any, None, None]:
         while (part := parts.get(timeout=seconds)) is not None:
             if isinstance(part, Exception):
                 raise part
-            yield part
+            yield part[0] if isinstance(part, tuple) else part
             seconds = TIMEOUT
     except queue.Empty:
         raise OSError(f"nothing came in {seconds} seconds") from None
