@@ -638,6 +638,9 @@ def _add_benchmark(commands: Any) -> None:
     )
     _add_setting(of_speed, repeats=15)
     of_speed.add_argument(
+        "--amp", action="store_true", help="all models under torch.autocast in bfloat16"
+    )
+    of_speed.add_argument(
         "--compiled", action="store_true", help="also with torch.compile, which needs a compiler"
     )
 
@@ -690,7 +693,7 @@ def _benchmark_memory(options: argparse.Namespace) -> None:
 def _benchmark_speed(options: argparse.Namespace) -> None:
     from densenet_tutorial.experiments import speed
 
-    more = {name: getattr(options, name) for name in ("tasks", "batch_sizes", "compiled")}
+    more = {name: getattr(options, name) for name in ("tasks", "batch_sizes", "amp", "compiled")}
     setting = _setting(options, **more)
     shared = {name: value for name, value in setting.items() if name != "model"}
     measured = speed.compare_speed(options.model, **shared)

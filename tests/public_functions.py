@@ -186,6 +186,7 @@ VALID = {
         "figures": figures_of_memory(),
         "rows": [("a", "b")],
     },
+    "experiments.speed.BytesAlone": lambda: {"model": model(), "x": pictures()},
     "experiments.speed.ConvolutionsAlone": lambda: {"model": model(), "x": pictures()},
     "experiments.speed.compare_speed": lambda: {
         "name": "densenet_40_12",
@@ -195,6 +196,7 @@ VALID = {
         "repeats": 1,
     },
     "experiments.speed.in_turns": lambda: {"steps": {"a": list}, "repeats": 1},
+    "experiments.speed.quantized": lambda: {"model": model().eval(), "x": pictures()},
     "experiments.speed.results": lambda: {"name": "speed-densenet121-cpu"},
     "experiments.speed.speed_rows": lambda: {"figures": figures_of_speed()},
     "experiments.transfer.few_labels": lambda: {"per_class": 1, "seed": 0, "tests": 10},

@@ -241,6 +241,10 @@ TABLE = {
         "figures": sequence(3, "a", good=public_functions.figures_of_memory()[0]),
         "rows": TABLE_OF_WORDS,
     },
+    "experiments.speed.BytesAlone": {
+        "model": module(),
+        "x": tensor("floats", 3, 1, 8, 8),
+    },
     "experiments.speed.ConvolutionsAlone": {
         "model": module(),
         "x": tensor("floats", 3, 1, 8, 8),
@@ -252,12 +256,17 @@ TABLE = {
         "image_size": whole(4),
         "repeats": whole(),
         "device": ["abacus", "", None, 3, Foreign()],
+        "amp": flag(),
         "compiled": flag(),
     },
     "experiments.speed.in_turns": {
         "steps": mapping(3, "a", None, good=list),
         "repeats": whole(),
         "device": ["abacus", "", None, 3, Foreign()],
+    },
+    "experiments.speed.quantized": {
+        "model": module(),
+        "x": tensor("floats", 3, 1, 8, 8),
     },
     "experiments.speed.results": {"name": choice()},
     "experiments.speed.speed_rows": {"figures": sequence(3, "a", good=figures_of_speed()[0])},
@@ -452,6 +461,7 @@ TABLE = {
     "optimize_for_inference": {
         "model": densenet(),
         "dtype": [torch.float16, torch.int64, "float32", 32, True, float],
+        "cuda_graphs": flag(),
     },
     "set_memory_efficient": {
         "model": [*module(), nn.ReLU()],
