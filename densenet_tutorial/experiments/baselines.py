@@ -5,8 +5,9 @@ layer's output replaces its input, or is added to it; and in the order of norm, 
 convolution.
 """
 
-import bisect
 import copy
+import functools
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -229,19 +230,20 @@ def of_equal_budget(
             drop_rate=layers[0].drop_rate,
         )
 
+    @functools.cache
     def gap(width: float) -> float:
         with torch.device("meta"):  # needs no memory and draws no random numbers
             return measure(stacked(width)) / wanted - 1
 
     def nearest(finer: int) -> float:
         """The best of the widths that are whole numbers of 1 / `finer`."""
-        too_wide = 2 * finer
-        while gap(too_wide / finer) < 0:
-            too_wide *= 2
-        widths = range(too_wide)
-        lowest = max(finer, too_wide // 2)
-        above = bisect.bisect_left(widths, 0, lo=lowest, key=lambda n: gap(n / finer))
-        return min(max(above - 1, finer) / finer, above / finer, key=lambda width: abs(gap(width)))
+        n = 16 * finer
+        for _ in range(10):  # budgets grow with the square of the width, more or less
+            before, n = n, max(finer, round(n / math.sqrt(1 + gap(n / finer))))
+            if n == before:
+                break
+        near = range(max(finer, n - 2), n + 3)
+        return min((m / finer for m in near), key=lambda width: abs(gap(width)))
 
     width = nearest(1)
     if abs(gap(width)) > _TOLERANCE:

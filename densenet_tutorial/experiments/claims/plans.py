@@ -239,11 +239,10 @@ def memory(scale: Scale, rows: list[Row]) -> list[Unit]:
             network = {"family": "dense", "growth_rate": scale.middle, "blocks": list(blocks)}
             found.append(shared | network | {"mode": mode})
     for family in ("residual", "residual-v1"):
-        networks = [(size, scale.blocks) for size in scale.sizes]
-        networks += [(scale.middle, blocks) for blocks in scale.depths]
-        for budget, (size, blocks) in itertools.product(("parameters", "multiply_adds"), networks):
-            if budget == "multiply_adds" and size not in scale.sizes[::2]:
-                continue
+        networks = [("parameters", size, scale.blocks) for size in scale.sizes]
+        networks += [("multiply_adds", size, scale.blocks) for size in scale.sizes[::2]]
+        networks += [("parameters", scale.middle, blocks) for blocks in scale.depths]
+        for budget, size, blocks in networks:
             network = {"family": family, "growth_rate": size, "blocks": list(blocks)}
             found.append(shared | network | {"budget": budget, "mode": False})
     return _once(found) + parameters(scale, rows)
@@ -256,7 +255,7 @@ def time(scale: Scale, rows: list[Row]) -> list[Unit]:
             networks.append({"family": family, "growth_rate": size})
             continue
         for budget in ("parameters", "multiply_adds"):
-            if budget == "parameters" or size in scale.sizes[::2]:
+            if budget == "parameters" or size in scale.sizes[::2]:  # as they are trained
                 networks.append({"family": family, "growth_rate": size, "budget": budget})
     found: list[Unit] = [
         {

@@ -99,7 +99,10 @@ def network_of(unit: Unit, dataset: data.ImageDataset) -> nn.Module:
     size = (unit["growth_rate"], blocks, len(dataset.classes), channels, side)
     return baselines.StackedNet(
         wiring,
-        _equal_width(wiring, unit.get("budget", "parameters"), *size),
+        # Plain and residual networks have the same layers.
+        _equal_width(
+            "residual" if wiring == "plain" else wiring, unit.get("budget", "parameters"), *size
+        ),
         blocks,
         len(dataset.classes),
         in_channels=channels,
@@ -283,9 +286,9 @@ def cuts(unit: Unit, device: torch.device | str = "cpu") -> dict[str, Any]:
     """Weights between the layers of a trained DenseNet, and its accuracy after cutting connections.
 
     Returns:
-        ``weights``: :func:`insight.feature_reuse`, scaled, by block; ``test_accuracy``;
-        ``classifier``: the mean weight of each source of the last block in the classifier; ``cuts``:
-        by least age (1 is the previous layer's output), the number of ``connections`` of that age
+        ``weights``: :func:`insight.feature_reuse`, scaled, by block; ``classifier``: its last
+        column in the last block, what the classifier uses; ``test_accuracy``; ``cuts``: by least
+        age (1 is the previous layer's output), the number of ``connections`` of that age
         and above in all blocks, of ``channels`` that they read, and the accuracy without them,
         ``old``, and without as many at ``random``, for each of five draws.
     """

@@ -150,8 +150,8 @@ def gradients(rows: list[Row]) -> Verdict:
         f"between first and last layers of the deepest networks, gradients are clearly more even "
         f"in DenseNet than in the plain network in {plain} of {len(conditions)} conditions, and "
         f"clearly less in {len(losses['plain'])}; than in the residual network in "
-        f"{len(wins['residual'])}, and less in {len(losses['residual'])} ({conditions[0]}: a factor "
-        f"of 10 to the power of {first['dense']:.1f}, against {first['plain']:.1f} plain and "
+        f"{len(wins['residual'])}, and less in {len(losses['residual'])} ({conditions[0]}: a "
+        f"factor of 10 to the power of {first['dense']:.1f}, against {first['plain']:.1f} plain and "
         f"{first['residual']:.1f} residual)",
     )
 
@@ -186,8 +186,9 @@ def parameters(rows: list[Row]) -> Verdict:
     """Is DenseNet more accurate at an equal budget?
 
     It is compared with each other family at each size. Holds: at equal parameters and at equal
-    multiply-adds alike, it is clearly more accurate in at least half of the comparisons, and clearly
-    less in none. With a condition: it is so for one budget, or clearly more accurate somewhere.
+    multiply-adds alike, it is clearly more accurate in at least half of the comparisons, and
+    clearly less in none. With a condition: it is so for one budget, or clearly more accurate
+    somewhere. Otherwise it does not hold.
     """
     signs, means = _against_others(_runs(rows), _accuracy, "growth_rate")
     parts, outcomes = [], []
@@ -302,10 +303,10 @@ def memory(rows: list[Row]) -> Verdict:
     for size, other in _equally_accurate(rows).items():
         theirs = [r for r in held if _same_network(r, other) and r["blocks"] == blocks]
         for row in held:
-            if row["family"] == "dense" and row["growth_rate"] == size and row["blocks"] == blocks:
-                if theirs:
-                    ratio = row["bytes_per_image"] / theirs[0]["bytes_per_image"]
-                    ratios.setdefault(row["mode"], []).append(ratio)
+            ours = row["family"] == "dense" and row["growth_rate"] == size
+            if ours and row["blocks"] == blocks and theirs:
+                ratio = row["bytes_per_image"] / theirs[0]["bytes_per_image"]
+                ratios.setdefault(row["mode"], []).append(ratio)
     _need(list(ratios), "held bytes of residual networks as accurate as a DenseNet")
     more = {mode: sum(r > _MORE for r in some) * 2 >= len(some) for mode, some in ratios.items()}
     outcome = HOLDS if all(more.values()) else CONDITION if more[False] else NOT_HERE
@@ -406,9 +407,9 @@ def overfitting(rows: list[Row]) -> Verdict:
 def choices(rows: list[Row]) -> Verdict:
     """Does each of the paper's choices pay, one at a time?
 
-    A bottleneck or compression pays if DenseNet without it is not clearly more accurate, or has no
-    more parameters and multiply-adds but is clearly less accurate; a larger growth rate, if half of
-    it is clearly less accurate; pre-activation and average pooling, if the other order or pooling is
+    A bottleneck or compression pays if DenseNet without it is clearly less accurate, or costs more
+    parameters and multiply-adds and is not clearly more accurate; the growth rate, if half of it is
+    clearly less accurate; pre-activation and average pooling, if the other order or pooling is
     clearly less accurate. Holds: all five pay. With a condition: some.
     """
     by_name = {name: some for (name,), some in _by(_runs(rows), "variant").items()}
