@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection, wait
@@ -221,6 +222,7 @@ def _work(pipe: Connection, device: str) -> None:
     """Measure what comes through `pipe`, until it is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
+    tqdm.set_lock(threading.RLock())  # its own is a semaphore, which a killed process leaves behind
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionError):
         while True:
             pipe.send(measure(pipe.recv(), device))

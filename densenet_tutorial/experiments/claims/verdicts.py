@@ -151,8 +151,8 @@ def gradients(rows: list[Row]) -> Verdict:
         f"in DenseNet than in the plain network in {plain} of {len(conditions)} conditions, and "
         f"clearly less in {len(losses['plain'])}; than in the residual network in "
         f"{len(wins['residual'])}, and less in {len(losses['residual'])} ({conditions[0]}: a "
-        f"factor of 10 to the power of {first['dense']:.1f}, against {first['plain']:.1f} plain and "
-        f"{first['residual']:.1f} residual)",
+        f"factor of 10 to the power of {first['dense']:.1f}, against {first['plain']:.1f} plain "
+        f"and {first['residual']:.1f} residual)",
     )
 
 
