@@ -752,9 +752,8 @@ def _add_claims(commands: Any) -> None:
 def _claims(options: argparse.Namespace) -> None:
     from densenet_tutorial.experiments import claims
 
-    if options.data is not None:
-        arguments.one_of(data.list_datasets())("--data", options.data)
-    with _as_option(names="NAME", workers="--workers", seconds="--seconds", output="--output"):
+    flags = {name: f"--{name}" for name in ("workers", "seconds", "data", "output")}
+    with _as_option(names="NAME", **flags):
         found = claims.run(
             options.names or None,
             full=options.full,

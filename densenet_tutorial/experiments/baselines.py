@@ -9,6 +9,7 @@ import copy
 import functools
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -51,6 +52,13 @@ class PostActivationLayer(nn.Module):
     Source: He et al. 2015, https://arxiv.org/abs/1512.03385.
     """
 
+    @arguments.check(
+        num_input_features=positive_int,
+        growth_rate=positive_int,
+        bn_size=positive_int,
+        drop_rate=fraction,
+        last_relu=arguments.boolean,
+    )
     def __init__(
         self,
         num_input_features: int,
@@ -188,8 +196,13 @@ def _with_bottlenecks(reference: DenseNet) -> None:
         )
 
 
+def _large_enough(model: Any, image_size: int) -> None:
+    arguments.integer(getattr(model, "min_size", 1))("image_size", image_size)
+
+
 @arguments.check(
     _with_bottlenecks,
+    lambda reference, image_size: _large_enough(reference, image_size),
     reference=_reference,
     wiring=one_of(WIRINGS),
     budget=one_of(BUDGETS),
@@ -254,10 +267,6 @@ def of_equal_budget(
             f"{wanted:,}; the nearest is {gap(width):+.1%} from it"
         )
     return stacked(width)
-
-
-def _large_enough(model: nn.Module, image_size: int) -> None:
-    arguments.integer(getattr(model, "min_size", 1))("image_size", image_size)
 
 
 @arguments.check(_large_enough, model=arguments.module, image_size=positive_int)

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from densenet_tutorial.data.datasets import LOADERS
 from densenet_tutorial.experiments import benchmarks
 from densenet_tutorial.experiments.claims import plans, runner
 from densenet_tutorial.experiments.claims.verdicts import RULES, Verdict
@@ -46,7 +47,7 @@ def list_claims() -> dict[str, str]:
     device=optional(arguments.device),
     workers=positive_int,
     seconds=optional(arguments.positive_number),
-    data=optional(arguments.text),
+    data=optional(one_of(LOADERS)),
     progress=boolean,
 )
 def run(

@@ -45,6 +45,8 @@ def clear(differences: Sequence[float]) -> int:
     t = _T[len(differences) - 1] if len(differences) <= len(_T) else 2.0
     error = statistics.stdev(differences) / math.sqrt(len(differences))
     mean = statistics.mean(differences)
+    if abs(mean) < 1e-9:  # rounding errors
+        return 0
     return (mean > 0) - (mean < 0) if abs(mean) > t * error else 0
 
 
