@@ -181,7 +181,10 @@ VALID = {
     },
     "experiments.baselines.max_pooled": lambda: {"model": copy.deepcopy(model())},
     "experiments.baselines.multiply_adds": lambda: {"model": model(), "image_size": 8},
-    "experiments.baselines.of_equal_budget": lambda: {"reference": model(), "wiring": "plain"},
+    "experiments.baselines.of_equal_budget": lambda: {
+        "reference": DenseNet(8, (2, 2), stem="cifar"),
+        "wiring": "plain",
+    },
     "experiments.baselines.post_activated": lambda: {"reference": model()},
     "experiments.baselines.count": lambda: {"model": model()},
     "experiments.benchmarks.as_text": lambda: {"rows": [("a", "b"), ("c", "d")]},
