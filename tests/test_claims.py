@@ -216,13 +216,25 @@ def test_when_time_is_up_nothing_new_starts_and_whole_seeds_are_there(tmp_path):
     assert order == sorted(order) and len(order) == 14
 
 
+def test_a_run_goes_on_on_another_device_but_for_times(tmp_path):
+    rows = claims.run(["reuse", "time"], output=tmp_path, device="cpu", progress=False)
+    path = tmp_path / "units.jsonl"
+    path.write_text(path.read_text().replace('"device": "cpu"', '"device": "cuda"'))
+    again = claims.run(["reuse", "time"], output=tmp_path, device="cpu", progress=False)
+    assert {row["device"] for row in again["reuse"]} == {"cuda"}
+    assert [row["device"] for row in again["time"] if row["kind"] == "timed"] == ["cpu", "cpu"]
+    assert [row | {"device": "cpu"} for row in again["reuse"]] == rows["reuse"]
+    setting = json.loads((tmp_path / "claims-time.json").read_text())["setting"]
+    assert setting["devices"]["cpu"] == 2 and setting["devices"]["cuda"] > 2
+
+
 def test_bad_arguments_and_folders_are_refused_in_words(tmp_path):
     with pytest.raises(ValueError, match="names must be .* each element one of 'gradients'"):
         claims.run(["speed"])
     with pytest.raises(ValueError, match="workers must be a whole number of at least 1, got 0"):
         claims.run(["reuse"], workers=0)
-    (tmp_path / "units.jsonl").write_text('{"unit": {}, "result": {}, "device": "tpu"}\n')
-    with pytest.raises(ValueError, match="output must be a folder of runs on 'cpu'"):
+    (tmp_path / "units.jsonl").write_text('{"unit": {}, "result": {}, "device": "cpu"}\n')
+    with pytest.raises(ValueError, match="damaged in line 1"):
         claims.run(["reuse"], output=tmp_path, device="cpu")
     (tmp_path / "units.jsonl").write_text("nonsense\n")
     with pytest.raises(ValueError, match="damaged in line 1"):

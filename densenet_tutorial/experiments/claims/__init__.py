@@ -7,6 +7,7 @@ rules).
 """
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,7 +78,7 @@ def run(
         progress: whether to show a progress bar, with the time left.
 
     Raises:
-        ValueError: an argument is out of range, or `output` holds units of another device.
+        ValueError: an argument is out of range, or a file in `output` is damaged.
         OSError: `output` cannot be written to.
     """
     names = list(plans.CLAIMS) if names is None else list(dict.fromkeys(names))
@@ -101,8 +102,7 @@ def run(
             about = {
                 "claim": plans.CLAIMS[name][0],
                 "missing": len(units) - len(done),
-                "device": device.type,
-                "workers": workers,
+                "devices": dict(Counter(row["device"] for row in found[name])),
                 **plans.setting(scale),
             }
             figures = [

@@ -43,12 +43,15 @@ def key(unit: Unit) -> str:
 class Store:
     """The finished units, by :func:`key`, in a folder or in memory.
 
+    A row says on which ``device`` it was measured. A folder may have rows of several, so that a run
+    can go on elsewhere; only times of another device count as missing.
+
     Args:
         folder: where ``units.jsonl`` is; ``None`` for memory only.
-        device: where units are measured; those of another device are not mixed with these.
+        device: where units are measured.
 
     Raises:
-        ValueError: the folder holds units of another device, or its file is damaged.
+        ValueError: the folder's file is damaged.
         OSError: it cannot be written to.
     """
 
@@ -68,21 +71,18 @@ class Store:
             try:
                 found = json.loads(line)
                 unit, result, where = found["unit"], found["result"], found["device"]
+                counts = where == self.device or unit["kind"] != "timed"
             except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(f"{self.path} is damaged in line {number}: {error}") from None
-            if where != self.device:
-                raise ValueError(
-                    f"output must be a folder of runs on {self.device!r}, got "
-                    f"{str(self.path.parent)!r}, whose units were measured on {where!r}"
-                )
-            self.rows[key(unit)] = unit | result
+                raise ValueError(f"{self.path} is damaged in line {number}: {error!r}") from None
+            if counts:
+                self.rows[key(unit)] = unit | result | {"device": where}
         if torn:  # a line that was being written when the process was killed
             with self.path.open("r+b") as file:
                 file.truncate(len(text.encode()) - len(torn.encode()))
 
     def add(self, unit: Unit, result: dict[str, Any]) -> None:
         """Keep the result of a unit."""
-        self.rows[key(unit)] = unit | result
+        self.rows[key(unit)] = unit | result | {"device": self.device}
         if self.path is not None:
             line = json.dumps({"unit": unit, "result": result, "device": self.device}) + "\n"
             with self.path.open("ab") as file:
