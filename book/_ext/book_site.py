@@ -114,6 +114,14 @@ def drop_unused_files(app, pagename, templatename, context, doctree):
     ]
 
 
+def add_explorer(app, pagename, templatename, context, doctree):
+    """Load the explorer on the pages that have one, full or small."""
+    if re.search(r'id="explorer"|class="explorer-small', context.get("body", "")):
+        app.add_css_file("explorer/explorer.css")
+        for name in ("model", "drawing", "explorer"):
+            app.add_js_file(f"explorer/{name}.js")
+
+
 def rewrite(path, replacements):
     """Apply `replacements`, pairs of a pattern and what takes its place, to a file."""
     text = before = path.read_text(encoding="utf-8")
@@ -195,6 +203,7 @@ def add_figures(app, exception):
 
 
 def setup(app):
+    app.connect("html-page-context", add_explorer)
     # After the extensions that add scripts on the same event.
     app.connect("html-page-context", drop_unused_files, priority=900)
     app.connect("build-finished", repair_pages)
