@@ -116,7 +116,7 @@ def drop_unused_files(app, pagename, templatename, context, doctree):
 
 def add_explorer(app, pagename, templatename, context, doctree):
     """Load the explorer on the pages that have one, full or small."""
-    if re.search(r'id="explorer"|class="explorer-small', context.get("body", "")):
+    if re.search(r'class="explorer-(full|small)', context.get("body", "")):
         app.add_css_file("explorer/explorer.css")
         for name in ("model", "drawing", "explorer"):
             app.add_js_file(f"explorer/{name}.js")

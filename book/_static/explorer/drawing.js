@@ -14,10 +14,10 @@
     `<rect x="${round(x)}" y="${round(y)}" width="${round(Math.max(width, 0.3))}" height="${round(Math.max(height, 0.3))}" class="${kind}" ${extra}/>`;
   const path = (d, kind) => `<path d="${d}" class="${kind}"/>`;
   const svg = (width, height, content) =>
-    `<svg viewBox="0 0 ${round(width)} ${round(height)}" width="${round(width)}" height="${round(height)}" aria-hidden="true" focusable="false">${HATCHES}${content}</svg>`;
+    `<svg viewBox="0 0 ${round(width)} ${round(height)}" width="${round(width)}" height="${round(height)}" aria-hidden="true" focusable="false">${content}</svg>`;
 
-  // One for each source but the input, in the order of style.py's HATCHES. Drawings on one page share their names.
-  const HATCHES = `<defs>${[
+  // A hatch for each source but the input, in the order of style.py's HATCHES; all drawings of a page share them.
+  const HATCHES = `<svg width="0" height="0" style="position: absolute" aria-hidden="true" focusable="false"><defs>${[
     [8, '<path d="M-2 10 10-2M-2 2 2-2M6 10l4-4"/>'],
     [6, '<circle cx="1.5" cy="1.5" r="1"/><circle cx="4.5" cy="4.5" r="1"/>'],
     [8, '<path d="M0 0l8 8M8 0 0 8"/>'],
@@ -27,7 +27,10 @@
     [6, '<path d="M0 3h6"/>'],
   ].map(([side, lines], index) =>
     `<pattern id="hatch-${index + 1}" width="${side}" height="${side}" patternUnits="userSpaceOnUse"><g class="hatch hatch-${index + 1}">${lines}</g></pattern>`,
-  ).join("")}</defs>`;
+  ).join("")}</defs></svg>`;
+  function addHatches() {
+    if (!document.querySelector("#hatch-1")) document.body.insertAdjacentHTML("beforeend", HATCHES);
+  }
   const hatched = (x, y, width, height, source, kind = "") =>
     rect(x, y, width, height, `${hue(source)} ${kind}`)
     + (source % SOURCES ? rect(x, y, width, height, "hatching", `fill="url(#hatch-${source % SOURCES})"`) : "");
@@ -47,14 +50,14 @@
     const { blocks, parts, config } = network;
     const most = Math.max(parts[0].shape[0], ...blocks.map((block) => block.output));
     const columns = blocks.reduce((sum, block) => sum + block.numLayers + 1, 0);
-    const room = compact ? 34 : 52;  // for the arcs
-    const breadth = Math.min(across ? (compact ? 150 : 300) : width - room - 12, most * 13);
+    const room = compact ? 34 : across ? 62 : 52;  // for the arcs
+    const breadth = Math.min(across ? (compact ? 150 : Math.min(Math.max(0.36 * width, 240), 380)) : width - room - 12, most * (compact ? 7 : 14));
     const fixed = { stem: compact ? 20 : 34, transition: across ? (compact ? 18 : 26) : 46, head: compact ? 36 : 62 };
-    const margin = across ? (compact ? 4 : 58) : 8;
+    const margin = across ? (compact ? 4 : 72) : 8;
     const free = across
       ? width - margin - fixed.stem - fixed.head - (blocks.length - 1) * fixed.transition - 12
       : Math.max(460, columns * 6);
-    const unit = Math.min(free / columns, across ? 72 : 40);
+    const unit = Math.min(free / columns, across ? 130 : 40);
     const scale = breadth / most;
     let depth = (across ? margin : 30) + fixed.stem;
     const placed = blocks.map((block) => {
@@ -80,7 +83,8 @@
 
     const base = [], labels = [], over = [];
     const first = placed[0];
-    base.push(trapezoid(first.start - at.fixed.stem + (compact ? 2 : 8), at.fixed.stem - (compact ? 5 : 12), network.parts[0].shape[0] * 0.45, network.parts[0].shape[0], "part"));
+    const [stem] = network.parts[0].shape;
+    base.push(rect(...box(first.start - at.fixed.stem + (compact ? 2 : 10), 0, at.fixed.stem - (compact ? 5 : 14), stem), "part", 'rx="3"'));
 
     for (const { block, start, end } of placed) {
       const dense = wiring === "dense";
@@ -134,7 +138,7 @@
     const reading = start + (layer - 1) * unit, made = start + layer * unit;
     const arc = (source, kind = hue(source), higher = 1) => {
       const from = start + (source + 0.5) * unit, to = made + unit / 2;
-      const height = Math.min(room - 8, (6 + (to - from) * 0.42) * higher);
+      const height = Math.min(room - (compact ? 4 : 20), (6 + (to - from) * 0.42) * higher);
       const peak = room - height * 1.33;
       return path(`M${point(from, room - 1)}C${point(from, peak)} ${point(to, peak)} ${point(to, room - 1)}`, `arc ${kind}`);
     };
@@ -164,12 +168,12 @@
       }
       lit.push(rect(...whole(made), `${hue(layer)} made`, 'rx="3"'), rect(...whole(reading), "frame", 'rx="3"'));
     }
-    if (!compact) {
-      const name = `layer ${layer}`;
-      if (across) {
-        const x = Math.min(Math.max(made + unit / 2, 30), at.width - 30);
-        lit.push(text(x, 12, name, { anchor: "middle", kind: "name" }));
-      }
+    // Its name, where nothing else is: left of what it adds, or above the arcs.
+    if (across) {
+      const [x, y, , height] = box(made, wiring === "dense" ? block.layers[layer - 1].reads : 0, unit, block.growthRate);
+      lit.push(wiring === "dense"
+        ? text(x - 8, y + height / 2 + 4, `layer ${layer}`, { anchor: "end", kind: "name" })
+        : text(x, 12, `layer ${layer}`, { anchor: "middle", kind: "name" }));
     }
     return lit.join("");
   }
@@ -184,12 +188,12 @@
     const nice = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000].filter((n) => n <= at.most / 3).pop() ?? 1;
     labels.push(path(`M14 ${room}h-6v${round(nice * scale)}h6`, "scale"));
     labels.push(text(17, room + 11, grouped(nice), { kind: "soft" }), text(17, room + 24, "ch.", { kind: "soft" }));
-    labels.push(text(2, under + 20, "image", { kind: "soft" }), text(2, under + 36, `${network.config.inputSize}²`, { kind: "soft" }), square(2, network.config.inputSize));
+    labels.push(text(2, under + 20, "image", { kind: "soft" }), text(2, under + 36, `${network.config.inputSize} × ${network.config.inputSize}`, { kind: "soft" }), square(2, network.config.inputSize));
     let free = margin;
     for (const { block, start, end } of placed) {
       const wide = end - start, x = Math.max(start, free);
       labels.push(path(`M${round(start)} ${under + 5}H${round(end)}`, "scale"));
-      const lines = [`block ${block.number}`, `${block.size}²`, `${grouped(block.input)} → ${grouped(block.output)}`];
+      const lines = [`block ${block.number}`, `${block.size} × ${block.size}`, `${grouped(block.input)} → ${grouped(block.output)}`];
       if (wide < 78) lines.pop();
       if (wide < 46) lines[0] = `${block.number}`;
       lines.forEach((line, index) => labels.push(text(x, under + 20 + 16 * index, line, { kind: index ? "soft" : "strong" })));
@@ -267,23 +271,23 @@
       steps.push({ kind: "3x3", weights: layer.second, gives: layer.adds });
     }
     const narrow = width < 560;
-    const full = Math.min(width, narrow ? width : 760);
-    const arrow = narrow ? 30 : 58, boxWidth = Math.min((full - arrow * (steps.length + 1)) / steps.length, 110);
+    const arrow = narrow ? 30 : 58, pad = narrow ? 4 : 14;
+    const boxWidth = Math.min((Math.min(width, 860) - arrow * (steps.length + 1) - 2 * pad) / steps.length, 120);
+    const inner = arrow * (steps.length + 1) + boxWidth * steps.length + 2 * pad;
     const top = 26, height = 58;
-    let x = 0;
-    const content = [];
+    let x = (width - inner) / 2;
+    const content = [rect(x + arrow, 8, inner - 2 * arrow, height + 52, `${hue(number)} layer`, 'rx="10"')];
     const arrowTo = (channels, kind = "") => {
       content.push(path(`M${round(x + 3)} ${top + height / 2}h${arrow - 7}m-4-4 4 4-4 4`, "arrow"));
       content.push(text(x + arrow / 2, top + height / 2 - 8, grouped(channels), { anchor: "middle", kind }));
       x += arrow;
     };
-    const inner = arrow * (steps.length + 1) + boxWidth * steps.length;
-    content.push(rect(arrow * 0.72, 8, inner - arrow * 1.44, height + 66, `${hue(number)} layer`, 'rx="10"'));
     arrowTo(wiring === "dense" ? layer.reads : block.output);
+    x += pad;
     steps.forEach(({ kind, weights, gives }, index) => {
       const c = x + boxWidth / 2;
       if (kind === "norm") {
-        content.push(rect(c - 19, top, 38, height, "step", 'rx="4"'), text(c, top + 26, "norm,", { anchor: "middle" }), text(c, top + 41, "ReLU", { anchor: "middle" }));
+        content.push(rect(c - 23, top, 46, height, "step", 'rx="4"'), text(c, top + 26, "norm,", { anchor: "middle" }), text(c, top + 41, "ReLU", { anchor: "middle" }));
       } else if (kind === "1x1") {
         const l = x + 2, r = x + boxWidth - 2, waist = 11;
         content.push(path(`M${round(l)} ${top}C${round(c)} ${top + waist} ${round(c)} ${top + waist} ${round(r)} ${top}V${top + height}C${round(c)} ${top + height - waist} ${round(c)} ${top + height - waist} ${round(l)} ${top + height}Z`, "step"));
@@ -294,11 +298,10 @@
         content.push(text(c, top + height - 6, "3 × 3", { anchor: "middle", kind: "strong" }));
       }
       content.push(text(c, top + height + 20, grouped(weights), { anchor: "middle" }));
-      content.push(text(c, top + height + 35, "weights", { anchor: "middle", kind: "soft" }));
-      x += boxWidth;
+      x += boxWidth + (index === steps.length - 1 ? pad : 0);
       arrowTo(gives, index === steps.length - 1 ? "strong" : "");
     });
-    return svg(width, top + height + 52, content.join(""));
+    return svg(width, top + height + 40, content.join(""));
   }
 
   /** Weights of the convolutions of each layer of a block, with a bottleneck and without. */
@@ -326,15 +329,16 @@
     if (where !== null && where >= 1 && where <= block.numLayers) {
       content.push(path(`M${round(x(where))} ${top}V${height - bottom}`, "meet"));
     }
-    const ends = counts[counts.length - 1];
-    const close = Math.abs(y(ends[0]) - y(ends[1])) < 34 ? (34 - Math.abs(y(ends[0]) - y(ends[1]))) / 2 : 0;
-    const below = ends[0] < ends[1] ? 0 : 1;  // which of the two curves ends lower
-    ["with bottleneck", "without"].forEach((label, which) => {
-      const place = Math.max(y(ends[which]) + (which === below ? close : -close), 12);
-      content.push(text(wide - right + 12, place, label, { kind: "strong" }), text(wide - right + 12, place + 15, grouped(ends[which]), { kind: "soft" }));
-    });
+    // The name of each curve at its end, the upper one first, and the lower one out of its way.
+    const ends = counts[counts.length - 1].map((weights, which) => ({ weights, label: ["with bottleneck", "without"][which] }));
+    let free = 14;
+    for (const { weights, label } of ends.sort((a, b) => b.weights - a.weights)) {
+      const place = Math.max(y(weights) + 3, free);
+      content.push(text(wide - right + 12, place, label, { kind: "strong" }), text(wide - right + 12, place + 15, grouped(weights), { kind: "soft" }));
+      free = place + 36;
+    }
     return svg(width, height, content.join(""));
   }
 
-  Object.assign(explorer, { drawNetwork, drawLayer, drawPipeline, drawCrossing });
+  Object.assign(explorer, { addHatches, drawNetwork, drawLayer, drawPipeline, drawCrossing });
 })((globalThis.DenseNetExplorer ??= {}));

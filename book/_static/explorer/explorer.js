@@ -1,4 +1,4 @@
-// The explorer's controls, its address, and the layer in focus. One page has one full explorer, `<div id="explorer">`, and
+// The explorer's controls, its address, and the layer in focus. One page has one full explorer, `<div class="explorer-full">`, and
 // any page any number of small ones, `<div class="explorer-small" data-state="…">`. A state is what stands behind the #
 // of an address, such as `model=densenet121&growth-rate=24&layer=2.5&wiring=residual`.
 "use strict";
@@ -11,7 +11,8 @@
 
   const id = (field) => field.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
   const title = (name) => (name === "small_block" ? "the book's small block" : name);
-  const mebibytes = (bytes) => (bytes / 2 ** 20).toLocaleString("en-US", { minimumFractionDigits: 1, maximumFractionDigits: 1 });
+  const decimal = (number, digits) => number.toLocaleString("en-US", { minimumFractionDigits: digits, maximumFractionDigits: digits });
+  const inUnits = (bytes) => (bytes < 2 ** 20 ? `${decimal(bytes / 2 ** 10, 1)} KiB` : `${decimal(bytes / 2 ** 20, 1)} MiB`);
   const plural = (count, word) => `${grouped(count)} ${word}${count === 1 ? "" : "s"}`;
 
   // ------------------------------------------------------------------------------------------------------- sentences
@@ -29,7 +30,7 @@
       return `${name} reads ${grouped(block.output)} channels, all from ${from}, and makes ${grouped(block.output)} that replace them.`;
     }
     if (wiring === "residual") {
-      const of = number === 1 ? "the block's input" : `the sum of the input and ${number === 2 ? "layer 1" : `layers 1 to ${number - 1}`}`;
+      const of = number === 1 ? "the block's input" : `the sum of the input and ${number === 2 ? "layer 1" : number === 3 ? "layers 1 and 2" : `layers 1 to ${number - 1}`}`;
       return `${name} reads ${grouped(block.output)} channels, ${of}, and makes ${grouped(block.output)} that are added to them.`;
     }
     const terms = sources(block, number);
@@ -55,8 +56,7 @@
     const choice = (key, values) => (values.includes(given.get(key)) ? given.get(key) : values[0]);
     return {
       texts,
-      // Layer 3 says most: it reads a sum of three.
-      focus: { block: block || 1, layer: layer || 3 },
+      focus: { block: block || 2, layer: layer || 5 },
       wiring: choice("wiring", WIRINGS),
       memory: choice("memory", MODES),
       fallback: named,
@@ -194,7 +194,7 @@
     stem: ["Stem", ""],
     numClasses: ["Classes", ""],
     inputSize: ["Image size", "pixels"],
-    batchSize: ["Batch size", "images"],
+    batchSize: ["Batch", "images"],
   };
 
   function control(field) {
@@ -205,7 +205,7 @@
     const slider = field === "growthRate"
       ? `<input id="growth-rate-slider" type="range" min="1" max="64" aria-label="Growth rate, as a slider">` : "";
     return `<div class="field field-${name}"><label for="${name}">${label}${unit ? ` <span class="unit">${unit}</span>` : ""}</label>
-      ${input}${slider}<p id="${name}-error" class="error"></p></div>`;
+      ${slider ? `<div class="with-slider">${input}${slider}</div>` : input}<p id="${name}-error" class="error"></p></div>`;
   }
 
   const options = (values, words = (value) => value) => values.map((value) => `<option value="${value}">${words(value)}</option>`).join("");
@@ -215,22 +215,24 @@
 <form class="panel controls" aria-label="Network">
   <div class="field field-model"><label for="model">Model</label>
     <select id="model">${options(Object.keys(NAMED), title)}<option value="custom" disabled>one of your own</option></select></div>
-  ${Object.keys(LABELS).map(control).join("")}
-  <div class="share"><button type="button" id="copy-link">Copy link</button><input id="link" class="link" readonly hidden aria-label="Link to this network"></div>
+  ${Object.keys(LABELS).filter((field) => field !== "batchSize").map(control).join("")}
 </form>
 <div class="results">
-  <div class="panel number"><p class="title" id="parameters-label">Parameters</p><output id="parameters" aria-labelledby="parameters-label"></output><p class="soft" id="parameters-more"></p></div>
-  <div class="panel number"><p class="title" id="multiply-adds-label">Multiply-adds</p><output id="multiply-adds" aria-labelledby="multiply-adds-label"></output><p class="soft">for one image</p></div>
+  <div class="panel number"><p class="title" id="parameters-label">Parameters</p><output id="parameters" aria-labelledby="parameters-label"></output><p class="soft" id="parameters-more"></p><div id="parameters-shares"></div></div>
+  <div class="panel number"><p class="title" id="multiply-adds-label">Multiply-adds</p><output id="multiply-adds" aria-labelledby="multiply-adds-label"></output><p class="soft">for one image</p><div id="multiply-adds-shares"></div></div>
   <fieldset class="panel number memory"><legend id="activation-memory-label">Activation memory</legend>
     <p class="big"><output id="activation-memory" aria-labelledby="activation-memory-label"></output> <span class="unit">bytes</span></p>
     ${MODES.map((mode) => `<label class="mode"><input type="radio" name="memory" value="${mode}"><span class="mode-name">${mode}</span><span class="bar"><i></i></span><span class="mode-size"></span></label>`).join("")}
+    ${control("batchSize")}
     <p class="soft" id="memory-more"></p>
   </fieldset>
 </div>
 <p class="note" id="stale" hidden>One of the fields needs another value. Everything below, and the numbers above, are of the last network that was complete.</p>
 <section class="panel drawing" aria-label="The network, drawn to scale">
   <div class="bar-above"><h2>The network, to scale</h2>
-    <fieldset class="segments"><legend>Wiring</legend>${WIRINGS.map((wiring) => `<label><input type="radio" name="wiring" value="${wiring}"><span>${wiring}</span></label>`).join("")}</fieldset></div>
+    <fieldset class="segments"><legend>Wiring</legend>${WIRINGS.map((wiring) => `<label><input type="radio" name="wiring" value="${wiring}"><span>${wiring}</span></label>`).join("")}</fieldset>
+    <button type="button" id="copy-link">Copy link</button></div>
+  <input id="link" class="link" readonly hidden aria-label="Link to this network">
   <p class="soft" id="wiring-words"></p>
   <div id="network"></div>
   <div class="focus">
@@ -267,10 +269,10 @@
   };
 
   function mount(root) {
+    explorer.addHatches();
     root.innerHTML = markup();
     root.classList.add("explorer");
     const $ = (name) => root.querySelector(`#${name}`);
-    const form = root.querySelector("form");
     const inputs = Object.fromEntries(Object.keys(FIELDS).map((field) => [field, $(id(field))]));
     let state, network, speaking, writing;
 
@@ -285,7 +287,7 @@
       resized: () => showLayer(state.focus),
     });
 
-    /** Read the fields; show what they describe, or what is wrong with them. */
+    /** Read the fields; show what they describe, or what is wrong with them, which is returned. */
     function update() {
       for (const [field, input] of Object.entries(inputs)) state.texts[field] = input.value;
       const { config, batchSize, errors } = read(state.texts);
@@ -302,14 +304,12 @@
         network = describe(config, batchSize);
         $("growth-rate-slider").value = config.growthRate;
         show();
-        remember();
       }
-      say(broken ? Object.entries(errors).map(([field, error]) => `${LABELS[field][0]}: ${error}`).join(" ") : summary());
-      return !broken;
+      return broken ? Object.entries(errors).map(([field, error]) => `${LABELS[field][0]}: ${error}`).join(" ") : "";
     }
 
     const summary = () => `${plural(network.parameters, "parameter")}, ${plural(network.multiplyAdds, "multiply-add")}, ${
-      network.trainable ? `${mebibytes(network.memory[state.memory])} mebibytes of activation memory` : "too few values to train on"}.`;
+      network.trainable ? `${inUnits(network.memory[state.memory])} of activation memory` : "too few values to train on"}.`;
 
     function say(words) {
       clearTimeout(speaking);
@@ -333,15 +333,17 @@
       put("parameters", parameters);
       put("multiply-adds", multiplyAdds);
       put("activation-memory", trainable ? memory[state.memory] : null);
-      $("parameters-more").textContent = `${mebibytes(4 * parameters)} MiB; ${network.depth} layers with weights in a row`;
+      $("parameters-more").textContent = `${inUnits(4 * parameters)} in float32; ${network.depth} layers deep`;
+      $("parameters-shares").innerHTML = shares((part) => part.parameters);
+      $("multiply-adds-shares").innerHTML = shares((part) => part.multiplyAdds);
       root.querySelectorAll(".mode").forEach((label) => {
         const mode = label.querySelector("input").value;
         label.querySelector("input").checked = mode === state.memory;
         label.querySelector("i").style.width = trainable ? `${(100 * memory[mode]) / memory.plain}%` : "0";
-        label.querySelector(".mode-size").textContent = trainable ? `${mebibytes(memory[mode])} MiB` : "–";
+        label.querySelector(".mode-size").textContent = trainable ? inUnits(memory[mode]) : "–";
       });
       $("memory-more").textContent = trainable
-        ? `held between the forward and the backward pass, for ${plural(batchSize, "image")} in float32`
+        ? "Held from the forward to the backward pass, in float32."
         : "Cannot be trained on one image: at the end of this network one value of each channel is left, and batch norm needs two. Try a batch of 2.";
       root.querySelectorAll("[name=wiring]").forEach((radio) => { radio.checked = radio.value === state.wiring; });
       $("wiring-words").textContent = WIRING_WORDS[state.wiring];
@@ -350,14 +352,25 @@
       showLayer(state.focus);
     }
 
+    /** A column for each part, blocks in colour, and the largest part in words. */
+    function shares(of) {
+      const most = Math.max(...network.parts.map(of)), largest = network.parts.find((part) => of(part) === most);
+      const column = (part) => {
+        const block = part.name.match(/^denseblock(.+)/);
+        return `<div class="${block ? "of-block" : ""}"><i style="height:${Math.max((100 * of(part)) / most, 1)}%"></i><span>${block ? block[1] : ""}</span></div>`;
+      };
+      const total = network.parts.reduce((sum, part) => sum + of(part), 0);
+      return `<div class="shares" aria-hidden="true">${network.parts.map(column).join("")}</div><p class="soft">most in ${largest.name}: ${Math.round((100 * most) / total)} %</p>`;
+    }
+
     function showParts() {
       const { parts, memory, trainable } = network;
-      const bytes = (value) => `<td data-value="${trainable ? value : ""}">${trainable ? mebibytes(value) : "–"}</td>`;
+      const bytes = (value) => `<td data-value="${trainable ? value : ""}">${trainable ? decimal(value / 2 ** 20, 2) : "–"}</td>`;
       const row = (name, shape, part) => `<tr data-part="${name}"><th scope="row">${name}</th><td>${shape}</td><td data-value="${part.parameters}">${grouped(part.parameters)}</td><td data-value="${part.multiplyAdds}">${grouped(part.multiplyAdds)}</td>${MODES.map((mode) => bytes(part.memory[mode])).join("")}</tr>`;
       $("parts").innerHTML = `<thead><tr><th rowspan="2" scope="col">Part</th><th rowspan="2" scope="col">Output</th><th rowspan="2" scope="col">Parameters</th><th rowspan="2" scope="col">Multiply-adds</th><th colspan="4" scope="colgroup">Activation memory, MiB</th></tr><tr>${MODES.map((mode) => `<th scope="col">${mode}</th>`).join("")}</tr></thead>
         <tbody>${parts.map((part) => row(part.name, part.shape.map(grouped).join(" × "), part)).join("")}</tbody>
         <tfoot>${row("total", "", { ...network, memory })}</tfoot>`;
-      $("parts-words").textContent = `Names are those of the package. Multiply-adds are for one image of ${network.config.inputSize} × ${network.config.inputSize} pixels with 3 channels, memory for ${plural(network.batchSize, "image")}.`;
+      $("parts-words").textContent = `Names are those of the package. Multiply-adds are for one image of ${network.config.inputSize} × ${network.config.inputSize} pixels in colour, memory for ${plural(network.batchSize, "image")}.`;
     }
 
     function showLayer(focus) {
@@ -368,7 +381,7 @@
         $("strip").innerHTML = explorer.drawLayer(block, focus.layer, state.wiring, width);
         $("pipeline").innerHTML = explorer.drawPipeline(block, focus.layer, state.wiring, width);
       }
-      $("pipeline-words").textContent = `Every number on an arrow counts channels of ${block.size} × ${block.size} pixels.`;
+      $("pipeline-words").textContent = `On the arrows: channels of ${block.size} × ${block.size} pixels. Under each step: its parameters.`;
       showWirings(block);
       showCrossing(block, width);
     }
@@ -406,17 +419,19 @@
       state = stateFrom(fragment);
       network = describe(state.fallback);
       for (const [field, input] of Object.entries(inputs)) input.value = state.texts[field];
-      if (!update()) show();
+      if (update()) show();
     }
 
-    form.addEventListener("submit", (event) => event.preventDefault());
-    form.addEventListener("input", (event) => {
-      if (event.target.id === "link") return;
+    root.querySelector("form").addEventListener("submit", (event) => event.preventDefault());
+    root.addEventListener("input", (event) => {
+      if (!event.target.closest(".field")) return;
       if (event.target.id === "growth-rate-slider") inputs.growthRate.value = event.target.value;
       if (event.target.id === "model") {
         for (const [field, value] of Object.entries(NAMED[event.target.value])) inputs[field].value = shown(value);
       }
-      update();
+      const wrong = update();
+      if (!wrong) remember();
+      say(wrong || summary());
     });
     root.addEventListener("change", (event) => {
       if (event.target.name !== "memory" && event.target.name !== "wiring") return;
@@ -454,6 +469,7 @@
   // ---------------------------------------------------------------------------------------------- the small explorer
 
   function mountSmall(root) {
+    explorer.addHatches();
     const state = stateFrom(root.dataset.state ?? "");
     let { config, errors } = read(state.texts);
     if (Object.keys(errors).length) config = state.fallback;
@@ -484,6 +500,7 @@
     show();
   }
 
-  document.querySelectorAll("#explorer").forEach(mount);
+  Object.assign(explorer, { mountSmall });
+  document.querySelectorAll(".explorer-full").forEach(mount);
   document.querySelectorAll(".explorer-small").forEach(mountSmall);
 })((globalThis.DenseNetExplorer ??= {}));
