@@ -271,7 +271,7 @@
       steps.push({ kind: "3x3", weights: layer.second, gives: layer.adds });
     }
     const narrow = width < 560;
-    const arrow = narrow ? 30 : 58, pad = narrow ? 4 : 14;
+    const arrow = narrow ? 27 : 58, pad = narrow ? 3 : 14, half = narrow ? 19 : 23;
     const boxWidth = Math.min((Math.min(width, 860) - arrow * (steps.length + 1) - 2 * pad) / steps.length, 120);
     const inner = arrow * (steps.length + 1) + boxWidth * steps.length + 2 * pad;
     const top = 26, height = 58;
@@ -287,7 +287,7 @@
     steps.forEach(({ kind, weights, gives }, index) => {
       const c = x + boxWidth / 2;
       if (kind === "norm") {
-        content.push(rect(c - 23, top, 46, height, "step", 'rx="4"'), text(c, top + 26, "norm,", { anchor: "middle" }), text(c, top + 41, "ReLU", { anchor: "middle" }));
+        content.push(rect(c - half, top, 2 * half, height, "step", 'rx="4"'), text(c, top + 26, "norm,", { anchor: "middle" }), text(c, top + 41, "ReLU", { anchor: "middle" }));
       } else if (kind === "1x1") {
         const l = x + 2, r = x + boxWidth - 2, waist = 11;
         content.push(path(`M${round(l)} ${top}C${round(c)} ${top + waist} ${round(c)} ${top + waist} ${round(r)} ${top}V${top + height}C${round(c)} ${top + height - waist} ${round(c)} ${top + height - waist} ${round(l)} ${top + height}Z`, "step"));

@@ -244,17 +244,17 @@
   <div id="pipeline"></div>
   <p class="soft" id="pipeline-words"></p>
 </section>
-<section class="panel" aria-labelledby="parts-title">
+<section class="panel">
   <h2 id="parts-title">Part by part</h2>
   <div class="scrolls" tabindex="0" role="region" aria-labelledby="parts-title"><table id="parts"></table></div>
   <p class="soft" id="parts-words"></p>
 </section>
-<section class="panel" aria-labelledby="wirings-title">
+<section class="panel">
   <h2 id="wirings-title">The same block, wired in three ways</h2>
   <div class="scrolls" tabindex="0" role="region" aria-labelledby="wirings-title"><table id="wirings"></table></div>
   <p class="soft" id="wirings-words"></p>
 </section>
-<section class="panel" aria-labelledby="crossing-title">
+<section class="panel">
   <h2 id="crossing-title"></h2>
   <div id="crossing"></div>
   <p class="soft" id="crossing-words"></p>
