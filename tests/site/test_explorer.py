@@ -8,7 +8,7 @@ import re
 import pytest
 import torch
 from axe_playwright_python.sync_playwright import Axe
-from test_browser import CONTRAST, STRUCTURE, Tab, browser, server  # noqa: F401
+from test_browser import LOOKS, Tab, browser, server  # noqa: F401
 
 from densenet_tutorial import DenseBlock, DenseNet, list_models
 from densenet_tutorial.insight import part_costs
@@ -18,15 +18,10 @@ from densenet_tutorial.network import CONFIGS
 PAGE = "book/explorer.html"
 MODES = ("plain", "checkpoint", "recompute", "minimal")
 # Arguments of DenseNet, in the order in which a reader meets them.
-ARGUMENTS = [
-    "growth_rate",
-    "block_config",
-    "num_init_features",
-    "bn_size",
-    "compression",
-    "stem",
+ARGUMENTS = (
+    *("growth_rate", "block_config", "num_init_features", "bn_size", "compression", "stem"),
     "num_classes",
-]
+)
 
 
 @pytest.fixture(params=["server", "disk"])
@@ -92,10 +87,16 @@ def texts(config, size, images=1):
     return typed | {"input-size": str(size), "batch-size": str(images)}
 
 
+_counted = {}
+
+
 def counted(config, size):
     """Parts, parameters and multiply-adds, by the package, without computing anything."""
-    with torch.device("meta"):
-        return part_costs(DenseNet(**config), size)
+    key = (str(config), size)
+    if key not in _counted:
+        with torch.device("meta"):
+            _counted[key] = part_costs(DenseNet(**config), size)
+    return _counted[key]
 
 
 def held(config, size, images, mode):
@@ -177,7 +178,7 @@ def enter(explorer, fields):
 
 
 def test_what_is_typed_is_counted(explorer):
-    for config, size, images in RANDOM[:15]:
+    for config, size, images in RANDOM[:8]:
         enter(explorer, texts(config, size, images))
         parts = counted(config, size)
         for mode in MODES:
@@ -236,9 +237,9 @@ BAD = {
 
 @pytest.mark.parametrize("field", BAD)
 def test_a_bad_value_is_marked_and_the_last_network_stays(explorer, field):
+    enter(explorer, SMALL)
+    before, drawing = numbers(explorer), explorer.inner_html("#network")
     for text in BAD[field]:
-        enter(explorer, SMALL)
-        before, drawing = numbers(explorer), explorer.inner_html("#network")
         explorer.fill(f"#{field}", text)
         box = explorer.locator(f"#{field}")
         assert box.get_attribute("aria-invalid") == "true", text
@@ -336,6 +337,7 @@ def test_pointing_shows_a_layer_and_a_click_keeps_it(explorer):
     enter(explorer, SMALL)
     explorer.locator("#network").focus()
     explorer.keyboard.press("Home")
+    explorer.locator("#network").scroll_into_view_if_needed()
     made = explorer.locator("#network .made")
     explorer.keyboard.press("End")
     last = made.bounding_box()
@@ -353,9 +355,11 @@ def test_a_tap_keeps_a_layer_on_a_phone(browser, server):  # noqa: F811
     settings = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
     with Tab(browser, server, **settings) as tab:
         tab.page.goto(f"{server}{PAGE}#model=small_block&layer=1.4")
+        tab.page.locator("#network").scroll_into_view_if_needed()
         fourth = tab.page.locator("#network .made").bounding_box()
-        tab.page.goto(f"{server}{PAGE}#model=small_block&layer=1.1")
-        tab.page.wait_for_function("/layer 1/.test(document.body.innerText)")
+        for _ in range(3):
+            tab.page.locator("#network").press("ArrowUp")
+        assert words(tab.page).startswith("Block 1, layer 1")
         tab.page.touchscreen.tap(fourth["x"] + 3, fourth["y"] + fourth["height"] / 2)
         assert words(tab.page).startswith("Block 1, layer 4 reads 20 = 8 + 4 + 4 + 4 channels")
 
@@ -544,7 +548,7 @@ def test_an_address_that_makes_no_sense_breaks_nothing(browser, server, fragment
         tab.page.goto(f"{server}{PAGE}#{fragment}")
         assert numbers(tab.page) and words(tab.page)
         wrong = tab.page.locator("[aria-invalid]").count()
-        assert wrong == len(re.findall(r"=x|%3Cscript|=9", fragment))
+        assert wrong == len(re.findall(r"=x|%3Cscript|=9{9}", fragment))
         assert not tab.complaints
 
 
@@ -566,9 +570,8 @@ def test_copying_a_link(browser, server):  # noqa: F811
 
 
 @pytest.mark.parametrize("fragment", ["model=densenet121&layer=3.9", "growth-rate=0&input-size=1"])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 390])
-def test_accessible_with_a_layer_in_focus(browser, server, scheme, width, fragment):  # noqa: F811
+@pytest.mark.parametrize("scheme, width, rules", LOOKS)
+def test_accessible_with_a_layer_in_focus(browser, server, scheme, width, rules, fragment):  # noqa: F811
     with Tab(browser, server, color_scheme=scheme, viewport={"width": width, "height": 844}) as tab:
         tab.page.goto(f"{server}{PAGE}#{fragment}")
         tab.page.locator("#network").focus()
@@ -576,13 +579,12 @@ def test_accessible_with_a_layer_in_focus(browser, server, scheme, width, fragme
         tab.page.evaluate(SMALL_ONE)
         for wiring in ("residual", "dense"):
             tab.page.locator(f"[name=wiring][value={wiring}]").check(force=True)
-            for rules in (CONTRAST, STRUCTURE):
-                options = {"resultTypes": ["violations"], "preload": False, **rules}
-                violations = Axe().run(tab.page, options=options).response["violations"]
-                assert not [
-                    (violation["id"], [node["html"][:200] for node in violation["nodes"]])
-                    for violation in violations
-                ]
+            options = {"resultTypes": ["violations"], "preload": False, **rules}
+            violations = Axe().run(tab.page, options=options).response["violations"]
+            assert not [
+                (violation["id"], [node["html"][:200] for node in violation["nodes"]])
+                for violation in violations
+            ]
         assert tab.page.evaluate("document.documentElement.scrollWidth") <= width
         sizes = tab.page.locator(".explorer svg text").evaluate_all(
             "texts => texts.map(text => parseFloat(getComputedStyle(text).fontSize)"

@@ -57,7 +57,7 @@
     const free = across
       ? width - margin - fixed.stem - fixed.head - (blocks.length - 1) * fixed.transition - 12
       : Math.max(460, columns * 6);
-    const unit = Math.min(free / columns, across ? 130 : 40);
+    const unit = Math.min(free / columns, across ? 150 : 40);
     const scale = breadth / most;
     let depth = (across ? margin : 30) + fixed.stem;
     const placed = blocks.map((block) => {
@@ -132,38 +132,40 @@
 
   /** What the layer in focus reads, what it makes, and the connections to it. */
   function drawFocus(at, box, point, focus) {
-    const { unit, room, wiring, across, compact } = at;
+    const { unit, scale, room, wiring, across, compact } = at;
     const { block, start, end } = at.placed[focus.block - 1];
     const layer = focus.layer, lit = [];
-    const reading = start + (layer - 1) * unit, made = start + layer * unit;
-    const arc = (source, kind = hue(source), higher = 1) => {
+    const made = start + layer * unit;
+    const shown = Math.max(unit, 9), reading = made - shown;  // in deep networks a column would be too narrow to see
+    const arc = (source, kind = hue(source), share = 1) => {
       const from = start + (source + 0.5) * unit, to = made + unit / 2;
-      const height = Math.min(room - (compact ? 4 : 20), (6 + (to - from) * 0.42) * higher);
+      const height = Math.min(room - (compact ? 4 : 20), 6 + (to - from) * 0.42) * share;
       const peak = room - height * 1.33;
-      return path(`M${point(from, room - 1)}C${point(from, peak)} ${point(to, peak)} ${point(to, room - 1)}`, `arc ${kind}`);
+      const line = path(`M${point(from, room - 1)}C${point(from, peak)} ${point(to, peak)} ${point(to, room - 1)}`, `arc ${kind}`);
+      return line.replace("/>", ` stroke-width="${round(Math.min(Math.max(unit / 6, 0.9), 1.8))}"/>`);
     };
     if (wiring === "dense") {
       sources(block, layer).forEach((channels, source) => {
         const from = source === 0 ? 0 : block.input + (source - 1) * block.growthRate;
         const born = start + source * unit;
-        lit.push(rect(...box(born, from, reading - born, channels), `${hue(source)} trail`));
-        lit.push(hatched(...box(reading, from, unit, channels), source, "read"));
+        lit.push(rect(...box(born, from, Math.max(reading - born, 0), channels), `${hue(source)} trail`));
+        lit.push(hatched(...box(reading, from, shown, channels), source, "read"));
         lit.push(arc(source));
       });
       const { reads } = block.layers[layer - 1];
-      lit.push(rect(...box(made + unit, reads, end - made - unit, block.growthRate), `${hue(layer)} trail`));
-      lit.push(hatched(...box(made, reads, unit, block.growthRate), layer, "read"));
-      lit.push(rect(...box(made, reads, unit, block.growthRate), `${hue(layer)} made`, 'rx="3"'));
-      lit.push(rect(...box(reading, 0, unit, reads), "frame", 'rx="3"'));
+      lit.push(rect(...box(made, reads, end - made, block.growthRate), `${hue(layer)} trail`));
+      lit.push(hatched(...box(made, reads, shown, block.growthRate), layer, "read"));
+      lit.push(rect(...box(made, reads, shown, block.growthRate), `${hue(layer)} made`, 'rx="3"'));
+      lit.push(rect(...box(reading - 1, -1 / scale, shown + 2, reads + 2 / scale), "frame", 'rx="3"'));
     } else {
-      const whole = (depth) => box(depth, 0, unit, block.output);
+      const whole = (depth) => box(depth, 0, shown, block.output);
       if (wiring === "plain") {
         lit.push(hatched(...whole(reading), layer - 1, "read"), arc(layer - 1));
         lit.push(hatched(...whole(made), layer, "read"));
       } else {
         lit.push(rect(...whole(reading), "read", `style="--source: ${mixed(layer)}"`));
         lit.push(rect(...whole(made), "read", `style="--source: ${mixed(layer + 1)}"`));
-        lit.push(arc(layer - 1, hue(layer)), arc(layer - 1, "skip", 1.8));
+        lit.push(arc(layer - 1, hue(layer), 0.55), arc(layer - 1, "skip"));  // through the layer, and around it
         lit.push(plus(...middle(box(made, 0, 0, block.output)), Math.min(8, Math.max(unit / 2.5, 3))));
       }
       lit.push(rect(...whole(made), `${hue(layer)} made`, 'rx="3"'), rect(...whole(reading), "frame", 'rx="3"'));

@@ -7,6 +7,7 @@
   const { MODES, NAMED, FIELDS, describe, sources, compareWirings, crossing, read, grouped, shown } = explorer;
   const HERE = document.currentScript?.src ?? location.href;  // …/_static/explorer/explorer.js
   const FULL_PAGE = new URL("../../book/explorer.html", HERE).href;
+  const NARROWEST = 160;  // pixels; windows are narrower only for a moment
   const WIRINGS = ["dense", "residual", "plain"];
 
   const id = (field) => field.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
@@ -112,7 +113,7 @@
     const same = (a, b) => a.block === b.block && a.layer === b.layer;
 
     function draw(where = focus) {
-      if (!element.clientWidth) return;
+      if (element.clientWidth < NARROWEST) return;
       shownFocus = where;
       drawn = explorer.drawNetwork(network, { width: element.clientWidth, wiring, focus: where, compact: options.compact });
       element.innerHTML = drawn.markup;
@@ -377,7 +378,7 @@
       const block = network.blocks[focus.block - 1];
       $("focus-sentence").textContent = sentence(block, focus.layer, state.wiring);
       const width = $("strip").clientWidth;
-      if (width) {
+      if (width >= NARROWEST) {
         $("strip").innerHTML = explorer.drawLayer(block, focus.layer, state.wiring, width);
         $("pipeline").innerHTML = explorer.drawPipeline(block, focus.layer, state.wiring, width);
       }
@@ -408,10 +409,10 @@
         ? `In block ${block.number} a bottleneck saves no weights`
         : from.number === 1 ? `A bottleneck saves weights in every layer of block ${block.number}`
           : `A bottleneck saves weights from layer ${from.number} of block ${block.number} on`;
-      if (width) $("crossing").innerHTML = explorer.drawCrossing(block, times, width);
+      if (width >= NARROWEST) $("crossing").innerHTML = explorer.drawCrossing(block, times, width);
       const many = (number) => number.toLocaleString("en-US", { maximumFractionDigits: 1 });
       $("crossing-words").textContent = `Weights of a layer's convolutions. With C channels read, a 3 × 3 convolution to k = ${k} has 9kC of them; a bottleneck of ${times}k channels has ${times}kC + ${9 * times}k². `
-        + (meet === null ? `With a bottleneck of 9k or more, the 1 × 1 convolution alone costs as much.` : `They are equal at C = ${9 * times}k / ${9 - times} = ${many(meet)}.`)
+        + (meet === null ? `With a bottleneck of 9k or more, the 1 × 1 convolution alone costs at least as much.` : `They are equal at C = ${9 * times}k / ${9 - times} = ${many(meet)}.`)
         + (block.bnSize === null ? " This network has no bottleneck; the curve is for the paper's, 4k." : "");
     }
 
@@ -423,18 +424,19 @@
     }
 
     root.querySelector("form").addEventListener("submit", (event) => event.preventDefault());
-    root.addEventListener("input", (event) => {
-      if (!event.target.closest(".field")) return;
-      if (event.target.id === "growth-rate-slider") inputs.growthRate.value = event.target.value;
-      if (event.target.id === "model") {
-        for (const [field, value] of Object.entries(NAMED[event.target.value])) inputs[field].value = shown(value);
+    function edited({ target }) {
+      if (!target.closest(".field")) return;
+      if (target.id === "growth-rate-slider") inputs.growthRate.value = target.value;
+      if (target.id === "model") {
+        for (const [field, value] of Object.entries(NAMED[target.value])) inputs[field].value = shown(value);
       }
       const wrong = update();
       if (!wrong) remember();
       say(wrong || summary());
-    });
+    }
+    root.addEventListener("input", edited);
     root.addEventListener("change", (event) => {
-      if (event.target.name !== "memory" && event.target.name !== "wiring") return;
+      if (event.target.name !== "memory" && event.target.name !== "wiring") return edited(event);
       state[event.target.name] = event.target.value;
       show();
       remember();
