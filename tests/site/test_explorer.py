@@ -451,7 +451,7 @@ def test_wirings_change_the_drawing_and_no_number(explorer):
         ("residual", "the sum of the input and layer 1, and makes 24 that are added"),
         ("dense", "reads 12 = 8 + 4 channels, adds 4"),
     ]:
-        explorer.locator(f"[name=wiring][value={wiring}]").check(force=True)
+        explorer.locator(f"[name=wiring][value={wiring}]").check()
         assert part in words(explorer)
         drawings.add(explorer.inner_html("#network"))
         assert numbers(explorer) == before
@@ -510,7 +510,7 @@ def test_a_link_brings_back_the_state(browser, base):  # noqa: F811
         enter(tab.page, SMALL | {"bn-size": "none", "batch-size": "3", "compression": "0.37"})
         tab.page.locator("#network").focus()
         tab.page.keyboard.press("End")
-        tab.page.locator("[name=wiring][value=residual]").check(force=True)
+        tab.page.locator("[name=wiring][value=residual]").check()
         tab.page.check("[name=memory][value=minimal]")
         link, before = address(tab.page), state(tab.page)
         assert not tab.complaints and not tab.strangers
@@ -578,7 +578,7 @@ def test_accessible_with_a_layer_in_focus(browser, server, scheme, width, rules,
         tab.page.keyboard.press("ArrowRight")
         tab.page.evaluate(SMALL_ONE)
         for wiring in ("residual", "dense"):
-            tab.page.locator(f"[name=wiring][value={wiring}]").check(force=True)
+            tab.page.locator(f"[name=wiring][value={wiring}]").check()
             options = {"resultTypes": ["violations"], "preload": False, **rules}
             violations = Axe().run(tab.page, options=options).response["violations"]
             assert not [
