@@ -28,6 +28,9 @@ REPAIRS = (
     (re.compile(r'<summary aria-label="Toggle hidden content">'), "<summary>"),
     (re.compile(r'(<button class="btn search-button-field[^>]*) aria-label="Search"'), r"\1"),
     (re.compile(r'(<i class="theme-switch [^>]*?) +title="[^"]*"'), r"\1"),
+    # No page has such an element, so that the theme takes every link for an entry of the contents,
+    # and stumbles over one to a state of the explorer, whose fragment is no name.
+    (re.compile(r'data-bs-target="\.bd-toc-nav"'), 'data-bs-target=".bd-sidebar-secondary"'),
     # The role is deprecated, and a list of paragraphs needs none.
     (re.compile(r' role="doc-biblioentry"'), ""),
     (re.compile(r'<div role="list" class="citation-list">'), '<div class="citation-list">'),

@@ -1,5 +1,6 @@
 """The explorer in a real browser: its numbers are the package's, and everyone can work it."""
 
+import html
 import json
 import math
 import random
@@ -552,6 +553,35 @@ def test_an_address_that_makes_no_sense_breaks_nothing(browser, server, fragment
         assert not tab.complaints
 
 
+def test_links_of_the_book_lead_to_states(site, explorer):
+    """Each names known things alone, all of them valid: it is what the page itself would write."""
+    links = {
+        html.unescape(link)
+        for path in site.rglob("*.html")
+        for link in re.findall(
+            r'href="[^"#]*explorer\.html#([^"]*=[^"]*)"', path.read_text(encoding="utf-8")
+        )
+    }
+    assert len(links) > 5
+    written = explorer.evaluate(
+        "links => links.map(link => DenseNetExplorer.fragmentOf(DenseNetExplorer.stateFrom(link)))",
+        sorted(links),
+    )
+    assert [set(each.split("&")) for each in written] == [
+        set(each.split("&")) for each in sorted(links)
+    ]
+    for link in links:
+        explorer.evaluate("link => { location.hash = link; }", link)
+        explorer.wait_for_function("link => location.hash.slice(1) === link", arg=link)
+        explorer.wait_for_timeout(50)
+        assert explorer.locator("[aria-invalid]").count() == 0, link
+        if block_and_layer := re.search(r"layer=(\d+)\.(\d+)", link):
+            block, layer = block_and_layer.groups()
+            assert words(explorer).startswith(f"Block {block}, layer {layer} reads"), link
+    explorer.locator("[name=wiring][value=dense]").check()
+    explorer.locator("[name=memory][value=plain]").check()
+
+
 def test_copying_a_link(browser, server):  # noqa: F811
     with Tab(browser, server, permissions=["clipboard-read", "clipboard-write"]) as tab:
         tab.page.goto(server + PAGE)
@@ -639,6 +669,19 @@ def test_without_scripts_a_table_says_it_for_one_network(browser, server):  # no
         total = held(complete(CONFIGS["densenet121"]), 224, 1, mode) / 2**20
         assert rows[-1][column] == f"{total:.2f}"
         assert sum(float(row[column]) for row in rows[:-1]) == pytest.approx(total, abs=0.05)
+
+
+def test_on_paper_the_tables_are_whole(browser, server):  # noqa: F811
+    with Tab(browser, server, viewport={"width": 720, "height": 1000}) as tab:
+        tab.page.goto(server + PAGE)
+        tab.page.emulate_media(media="print")
+        wide = tab.page.evaluate("document.querySelector('.explorer-full').offsetWidth")
+        assert 500 < wide <= 720
+        assert not tab.page.evaluate(
+            "[...document.querySelectorAll('.explorer-full :is(table, svg)')].filter(e =>"
+            " e.getBoundingClientRect().right"
+            " > e.closest('.panel').getBoundingClientRect().right).map(e => e.id)"
+        )
 
 
 def test_only_pages_that_show_it_load_it(site):

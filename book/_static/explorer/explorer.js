@@ -49,18 +49,18 @@
   /** The state that an address names, on top of DenseNet-121. */
   function stateFrom(fragment) {
     const given = new URLSearchParams(fragment);
-    const named = NAMED[given.get("model")] ?? NAMED.densenet121;
+    const model = Object.hasOwn(NAMED, given.get("model")) ? given.get("model") : "densenet121";
+    const named = NAMED[model];
     const texts = { batchSize: "1" };
     for (const [field, value] of Object.entries(named)) texts[field] = shown(value);
     for (const field of Object.keys(FIELDS)) if (given.has(id(field))) texts[field] = given.get(id(field)).slice(0, 200);
     const [block, layer] = (given.get("layer") ?? "").split(".").map(Number);
     const choice = (key, values) => (values.includes(given.get(key)) ? given.get(key) : values[0]);
     return {
-      texts,
+      texts, model,
       focus: { block: block || 2, layer: layer || 5 },
       wiring: choice("wiring", WIRINGS),
       memory: choice("memory", MODES),
-      fallback: named,
     };
   }
 
@@ -76,11 +76,10 @@
       Object.entries(NAMED[name]).every(([field, value]) => tidy(field, texts[field]) === shown(value))) ?? "custom";
   }
 
-  function fragmentOf({ texts, focus, wiring, memory }) {
-    const name = nameOf(texts);
-    const pairs = [];
-    const base = name === "custom" ? NAMED.densenet121 : NAMED[name];
-    if (name !== "custom") pairs.push(["model", name]);
+  /** A state as the fragment of an address: the model that it began with, and what differs from it. */
+  function fragmentOf({ texts, focus, wiring, memory, model }) {
+    const name = nameOf(texts) === "custom" ? model : nameOf(texts);
+    const base = NAMED[name], pairs = [["model", name]];
     for (const field of Object.keys(FIELDS)) {
       const text = tidy(field, texts[field]).replace(/\s/g, "");
       const usual = field === "batchSize" ? "1" : shown(base[field]).replace(/\s/g, "");
@@ -418,7 +417,7 @@
 
     function load(fragment) {
       state = stateFrom(fragment);
-      network = describe(state.fallback);
+      network = describe(NAMED[state.model]);
       for (const [field, input] of Object.entries(inputs)) input.value = state.texts[field];
       if (update()) show();
     }
@@ -428,6 +427,7 @@
       if (!target.closest(".field")) return;
       if (target.id === "growth-rate-slider") inputs.growthRate.value = target.value;
       if (target.id === "model") {
+        state.model = target.value;
         for (const [field, value] of Object.entries(NAMED[target.value])) inputs[field].value = shown(value);
       }
       const wrong = update();
@@ -463,7 +463,9 @@
       setTimeout(() => { $("copy-link").textContent = "Copy link"; }, 2000);
     });
     window.addEventListener("hashchange", () => {
-      if (location.hash.includes("=")) load(location.hash.slice(1));
+      if (!location.hash.includes("=")) return;
+      load(location.hash.slice(1));
+      root.querySelector(".drawing").scrollIntoView();
     });
     load(location.hash.includes("=") ? location.hash.slice(1) : "");
   }
@@ -474,7 +476,7 @@
     explorer.addHatches();
     const state = stateFrom(root.dataset.state ?? "");
     let { config, errors } = read(state.texts);
-    if (Object.keys(errors).length) config = state.fallback;
+    if (Object.keys(errors).length) config = NAMED[state.model];
     root.classList.add("explorer");
     root.innerHTML = `<div class="small-controls"><label>Growth rate <i>k</i> = <output></output><input type="range" min="1" max="${Math.max(48, config.growthRate)}" value="${config.growthRate}"></label>
       <a>All of it in the explorer</a></div><div class="small-drawing"></div><p class="small-words" aria-live="off"></p>`;
@@ -502,7 +504,7 @@
     show();
   }
 
-  Object.assign(explorer, { mountSmall });
+  Object.assign(explorer, { mountSmall, stateFrom, fragmentOf });
   document.querySelectorAll(".explorer-full").forEach(mount);
   document.querySelectorAll(".explorer-small").forEach(mountSmall);
 })((globalThis.DenseNetExplorer ??= {}));
