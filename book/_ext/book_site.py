@@ -28,6 +28,9 @@ REPAIRS = (
     (re.compile(r'<summary aria-label="Toggle hidden content">'), "<summary>"),
     (re.compile(r'(<button class="btn search-button-field[^>]*) aria-label="Search"'), r"\1"),
     (re.compile(r'(<i class="theme-switch [^>]*?) +title="[^"]*"'), r"\1"),
+    # No page has such an element, so that the theme takes every link for an entry of the contents,
+    # and stumbles over one to a state of the explorer, whose fragment is no name.
+    (re.compile(r'data-bs-target="\.bd-toc-nav"'), 'data-bs-target=".bd-sidebar-secondary"'),
     # The role is deprecated, and a list of paragraphs needs none.
     (re.compile(r' role="doc-biblioentry"'), ""),
     (re.compile(r'<div role="list" class="citation-list">'), '<div class="citation-list">'),
@@ -114,6 +117,14 @@ def drop_unused_files(app, pagename, templatename, context, doctree):
     ]
 
 
+def add_explorer(app, pagename, templatename, context, doctree):
+    """Load the explorer on the pages that have one, full or small."""
+    if re.search(r'class="explorer-(full|small)', context.get("body", "")):
+        app.add_css_file("explorer/explorer.css")
+        for name in ("model", "drawing", "explorer"):
+            app.add_js_file(f"explorer/{name}.js")
+
+
 def rewrite(path, replacements):
     """Apply `replacements`, pairs of a pattern and what takes its place, to a file."""
     text = before = path.read_text(encoding="utf-8")
@@ -195,6 +206,7 @@ def add_figures(app, exception):
 
 
 def setup(app):
+    app.connect("html-page-context", add_explorer)
     # After the extensions that add scripts on the same event.
     app.connect("html-page-context", drop_unused_files, priority=900)
     app.connect("build-finished", repair_pages)
