@@ -32,10 +32,10 @@
     context.putImageData(image, 0, 0);
   }
 
-  /** The value that gets the full colour: almost all of `values` are below it. */
+  /** The value that gets the full colour: 98 of 100 `values` are below it. */
   function mostOf(values) {
     const sorted = Float32Array.from(values, Math.abs).sort();
-    return sorted[Math.floor(0.995 * (sorted.length - 1))] || 1;
+    return sorted[Math.floor(0.98 * (sorted.length - 1))] || 1;
   }
 
   /** Every strip of the network: where it stands, how many maps it has, how large they are. */
@@ -71,7 +71,7 @@
     element.className = "live-strip";
     element.setAttribute("role", "group");
     element.setAttribute("aria-label", `${strip.name}: ${strip.maps} feature maps of ${strip.side} × ${strip.side}`);
-    const columns = strip.maps > 60 ? 5 : strip.maps > 40 ? 4 : strip.maps > 30 ? 3 : 2;
+    const columns = strip.maps > 60 ? 6 : strip.maps > 40 ? 4 : strip.maps > 30 ? 3 : 2;
     element.style.setProperty("--columns", columns);
     for (let map = 0; map < strip.maps; map++) {
       const button = document.createElement("button");
@@ -128,17 +128,19 @@
   const pick = (name, value, chosen, text) =>
     `<button type="button" class="live-pick" data-pick="${name}" data-value="${value}" aria-pressed="${chosen}">${text}</button>`;
 
+  /** A button that goes on to a map that was read. */
+  const go = (from, map) => `<button type="button" class="live-pick" data-go="${from}" data-map="${map}">map ${map + 1}</button>`;
+
   /** Nine products as a table of three by three. */
   function windowTable(nine, value) {
     const rounded = net.roundTogether(nine.map(t => t.product), value, DIGITS);
-    const cell = (t, i) => `<td class="${t.inside ? "" : "live-outside"}">${number(t.input, 2)} × ${number(t.weight, 2)}<br>${
-      `<b data-term>${signed(rounded[i])}</b>`}</td>`;
+    const cell = (t, i) => `<td class="${t.inside ? "" : "live-outside"}">${number(t.input)}<br>× ${number(t.weight)}<br>${term(rounded[i])}</td>`;
     const rows = [0, 1, 2].map(r => `<tr>${[0, 1, 2].map(c => cell(nine[3 * r + c], 3 * r + c)).join("")}</tr>`);
     return `<table class="live-window"><tbody>${rows.join("")}</tbody></table>
       <ul class="live-sum"><li class="live-total"><span>together</span><b data-total>${number(value)}</b></li></ul>`;
   }
 
-  const source = from => (from === 0 ? "the block's input" : `layer ${from}`);
+  const source = from => (from === 0 ? "input" : `layer ${from}`);
 
   /** What the sources give, and the channels of one of them. */
   function readerLines(found, chosen, whole) {
@@ -147,8 +149,8 @@
     const parts = found.sources.map(s => s.product), bias = whole.bias ? [found.bias] : [];
     const rounded = net.roundTogether([...parts, ...bias], found.value, DIGITS);
     const lines = found.sources.map((s, i) => `<li class="${s.cut ? "live-gone" : ""}">${
-      pick("source", s.from, s === open, `<i class="live-swatch live-source-${s.from % 8}"></i>${source(s.from)}, ${
-        s.channels.length} maps${s.cut ? ": cut" : ""}`)}${term(rounded[i])}</li>`);
+      pick("source", s.from, s === open, `<i class="live-swatch live-source-${s.from % 8}"></i>${source(s.from)}${
+        s.cut ? ": cut" : `, ${s.channels.length} maps`}`)}${term(rounded[i])}</li>`);
     if (whole.bias) lines.push(`<li><span>the class's own constant (bias)</span>${term(rounded.at(-1))}</li>`);
     lines.push(`<li class="live-total"><span>together</span><b data-total>${number(found.value)}</b></li>`);
     const sums = `<ul class="live-sum">${lines.join("")}</ul>`;
@@ -162,11 +164,11 @@
           best.shift < 0 ? "−" : "+"} ${number(Math.abs(best.shift))} = ${
           number(best.scale * best.values[0] + best.shift)}. ReLU${best.read > 0 ? " leaves it" : " makes it 0"}: ${number(best.read)}.`;
     return `${sums}
-      <h4>${source(open.from).replace(/^./, c => c.toUpperCase())}: which of its maps?</h4>
+      <h4>Which of its maps?</h4>
       ${sumLines(open.channels, open.product, (t, value) =>
-        `<li><span>map ${t.channel + 1}: ${number(t.read, 2)} × ${number(t.weight, 2)}</span>${term(value)}</li>`,
+        `<li><span>${go(open.from, t.channel)}: ${number(t.read)} × ${number(t.weight)}</span>${term(value)}</li>`,
         { top: 4 })}
-      <p>Take map ${best.channel + 1}. ${step} Times the weight ${number(best.weight)}: ${number(best.product)}.</p>`;
+      <p class="live-by-hand">Take map ${best.channel + 1}. ${step} Times the weight ${number(best.weight)}: ${number(best.product)}.</p>`;
   }
 
   /** The three steps back from one pixel, as HTML. `chosen` is { strip, map, y, x, bottleneck, source }. */
@@ -178,7 +180,7 @@
       return { value: found.value, window: found.terms, steps: [{
         title: "Nine pixels of the picture",
         html: `<p>At ${here} this map has <b data-value>${number(found.value)}</b>. It is a 3 × 3 window of the picture (normalised:
-          black is ${number(trace.black, 2)}), each pixel times its weight, added up.</p>${windowTable(found.terms, found.value)}`,
+          black is ${number(trace.black, 2)}), each pixel times its weight, added up.</p><canvas class="live-framed"></canvas>${windowTable(found.terms, found.value)}`,
       }] };
     }
     const block = network.blocks[strip.block - 1];
@@ -211,7 +213,7 @@
       },
       {
         title: `The window of bottleneck map ${bottleneck + 1}`,
-        html: `<p>Nine numbers around ${here}, after norm and ReLU, each times its weight:</p>${windowTable(part.window, part.product)}
+        html: `<p>Nine numbers around ${here}, after norm and ReLU, each times its weight:</p><canvas class="live-framed"></canvas>${windowTable(part.window, part.product)}
           <p>The one in the middle, ${number(active)}, was ${number(read.value)} before. Norm: ${number(read.value)} × ${number(scale)}
           ${shift < 0 ? "−" : "+"} ${number(Math.abs(shift))} = ${number(scale * read.value + shift)}. ReLU ${
             active > 0 ? "leaves it" : "makes it 0"}.</p>`,
