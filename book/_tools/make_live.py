@@ -91,7 +91,7 @@ STEP, ROWS, GAP, BLOCK_GAP, TOP, CELL = 18, 12, 8, 18, 44, 26
 LOOKS = {
     "light": {"ink": "#1f2328", "paper": "#ffffff", "cell": "#0072b2", "fill": 0.72,
               "maps": ["#b35806", "#f4f2f7", "#5e3c99"]},
-    "dark": {"ink": "#e6e8eb", "paper": "#14181e", "cell": "#4aa8e0", "fill": 0.46,
+    "dark": {"ink": "#e6e8eb", "paper": "#121212", "cell": "#4aa8e0", "fill": 0.46,
              "maps": ["#ffa45c", "#1d222a", "#c3b1ff"]},
 }  # fmt: skip
 
@@ -137,7 +137,7 @@ def overview(model, image, look):
     colours = style.COLORS[:7] + (look["ink"],)
     maps_colours = LinearSegmentedColormap.from_list("maps", look["maps"])
     width = 484
-    height = sum(TOP + STEP * ROWS + CELL * len(row[-1][2]) for row in rows) + CELL
+    height = sum(TOP + STEP * ROWS + CELL * (len(row[-1][2]) + 1) for row in rows) - CELL
     figure = Figure(figsize=(width / 100, height / 100), dpi=200, facecolor=look["paper"])
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, width), ylim=(height, 0))
@@ -174,7 +174,7 @@ def overview(model, image, look):
                 axes.add_patch(Rectangle((x, y), 6, CELL - 3, facecolor=colours[i % 8]))
                 axes.text(x + wide / 2 + 3, y + CELL / 2 - 2, "in" if i == 0 else str(i), **text)
             x += wide + GAP + (BLOCK_GAP - GAP if name.startswith("tr") else 0)
-        top += TOP + STEP * ROWS + CELL * len(row[-1][2])
+        top += TOP + STEP * ROWS + CELL * (len(row[-1][2]) + 1)
     axes.set(xlim=(0, width), ylim=(height, 0))
     return figure
 
@@ -188,7 +188,7 @@ def draw():
     for name, look in LOOKS.items():
         png = io.BytesIO(figures.png(overview(model, image, look)))
         small = io.BytesIO()
-        Image.open(png).convert("RGB").quantize(96).save(small, "PNG", optimize=True)
+        Image.open(png).convert("RGB").quantize(128, Image.Quantize.MAXCOVERAGE).save(small, "PNG", optimize=True)
         drawn[f"overview-{name}.png"] = small.getvalue()
     return drawn
 
