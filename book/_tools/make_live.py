@@ -97,7 +97,7 @@ LOOKS = {
 
 
 def parts_to_show(model, image):
-    """Two rows of strips: name, maps (C, H, W), and mean weights of the connections that it reads."""
+    """Two rows of strips: name, maps (C, H, W), mean weights of the connections that it reads."""
     with torch.no_grad():
         found = model.intermediate_features(image)
     k = model.features.denseblock1.denselayer1.growth_rate
@@ -121,7 +121,7 @@ def parts_to_show(model, image):
 
 
 def tiled(maps, columns):
-    """Maps (C, H, W) as one picture of square pictures, each of STEP - 1 pixels, scaled together."""
+    """Maps (C, H, W) as one picture of squares of STEP - 1 pixels, scaled together."""
     most = maps.abs().flatten().quantile(0.98)
     picture = np.full((STEP * ROWS, STEP * columns), np.nan)
     big = torch.nn.functional.interpolate(maps[None], size=(STEP - 1, STEP - 1))[0] / most
@@ -155,8 +155,8 @@ def overview(model, image, look):
             style_of = {"facecolor": colours[source % 8], "hatch": style.HATCHES[source % 8]}
             if name[0] in "tc":
                 style_of = {"facecolor": style.GREY}
-            bar = Rectangle((x, top - 13), wide, 8, edgecolor=look["paper"], linewidth=0, **style_of)
-            axes.add_patch(bar)
+            bar = {"edgecolor": look["paper"], "linewidth": 0} | style_of
+            axes.add_patch(Rectangle((x, top - 13), wide, 8, **bar))
             if maps is not None:
                 axes.imshow(
                     np.ma.masked_invalid(tiled(maps, columns)), cmap=maps_colours, vmin=-1, vmax=1,
@@ -188,7 +188,8 @@ def draw():
     for name, look in LOOKS.items():
         png = io.BytesIO(figures.png(overview(model, image, look)))
         small = io.BytesIO()
-        Image.open(png).convert("RGB").quantize(128, Image.Quantize.MAXCOVERAGE).save(small, "PNG", optimize=True)
+        picture = Image.open(png).convert("RGB").quantize(128, Image.Quantize.MAXCOVERAGE)
+        picture.save(small, "PNG", optimize=True)
         drawn[f"overview-{name}.png"] = small.getvalue()
     return drawn
 

@@ -103,7 +103,7 @@ def test_nothing_is_loaded_before_the_reader_starts_it(browser, base):
         start(tab, base)
         loaded = {a.rsplit("/", 1)[1] for a in tab.requests if "_static/live/" in a}
         assert loaded == {path.name for path in make_live.TARGET.iterdir()}
-        tab.page.wait_for_function(COUNTED)
+        tab.page.wait_for_function(COUNTED, timeout=60_000)
         assert tab.page.inner_text("#live-right") == "188 of 200"
         assert not tab.complaints and not tab.strangers
 
@@ -176,7 +176,7 @@ def test_things_to_try_are_as_the_text_says(live, model, counted):
         assert re.search(rf"\b{right}\b", item)
         assert int((predict(model, images, cuts).argmax(1) == labels).sum()) == right
         button.click()
-        live.wait_for_function(COUNTED)
+        live.wait_for_function(COUNTED, timeout=60_000)
         assert live.inner_text("#live-right") == f"{right} of 200"
 
 
@@ -189,9 +189,9 @@ def test_of_the_third_thing_none_costs_anything_alone(live, model, counted):
 
 def test_the_count_stands_beside_random_cuts(live, model, counted):
     images, labels = counted[1:]
-    cuts = ["3:8:9", "3:2:3", "2:0:2"]
+    cuts = ["3:8:9", "3:2:3", "3:0:2"]
     live.evaluate("cuts => DenseNetLive.app.setCuts(new Set(cuts))", cuts)
-    live.wait_for_function(DRAWN, timeout=60_000)
+    live.wait_for_function(DRAWN, timeout=120_000)
     right = int((predict(model, images, cuts).argmax(1) == labels).sum())
     assert live.inner_text("#live-right") == f"{right} of 200"
     drawn = live.evaluate(
@@ -201,7 +201,7 @@ def test_the_count_stands_beside_random_cuts(live, model, counted):
     )
     counts = [int((predict(model, images, c).argmax(1) == labels).sum()) for c in drawn]
     assert len(set(map(str, drawn))) > 1
-    assert all(sorted(cut[0] for cut in each) == ["2", "3", "3"] for each in drawn)
+    assert all(sorted(cut[0] for cut in each) == ["3", "3", "3"] for each in drawn)
     assert live.get_attribute("#live-random", "data-draws") == ",".join(map(str, counts))
     text = live.inner_text("#live-random")
     assert f"{np.mean(counts):.1f} on average, {min(counts)} to {max(counts)}" in text
@@ -239,9 +239,7 @@ def test_every_map_is_there_with_the_package_s_numbers(live, model, counted):
     )
     assert [name for name, _ in found] == list(own)
     for name, values in found:
-        torch.testing.assert_close(
-            torch.tensor(values), own[name].flatten(), atol=1e-4, rtol=1e-4
-        )
+        torch.testing.assert_close(torch.tensor(values), own[name].flatten(), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("strip", ["stem", "1:1", "1:2", "2:3", "2:5", "3:8", "3:9"])
@@ -265,7 +263,8 @@ def test_sums_on_the_page_add_up_to_the_number(live, model, counted, strip):
         """() => [...document.querySelectorAll('.live-steps [data-total]')].map(total => {
           const list = total.closest('ul');
           const place = list.querySelector('[data-term]') ? list : list.previousElementSibling;
-          return [total.innerText, [...place.querySelectorAll('[data-term]')].map(t => t.innerText)];
+          const terms = [...place.querySelectorAll('[data-term]')].map(term => term.innerText);
+          return [total.innerText, terms];
         })"""
     )
     assert len(sums) == {"stem": 1, "1:2": 2, "2:5": 2, "3:9": 2}.get(strip, 4)
@@ -369,9 +368,7 @@ def test_drawing_with_a_finger(browser, server):
 
 def test_the_keyboard_reaches_every_connection(live):
     live.locator(".live-cell[tabindex='0']").focus()
-    where = (
-        "(({ dataset: d }) => `${d.block}:${d.from}:${d.to}`)(document.activeElement)"
-    )
+    where = "(({ dataset: d }) => `${d.block}:${d.from}:${d.to}`)(document.activeElement)"
     live.keyboard.press("Home")
     assert live.evaluate(where) == "1:0:1"
     for key, at in [
