@@ -79,6 +79,15 @@ def predict(model, images, cuts=()):
         return model(images).softmax(1)
 
 
+def random_cuts(page, cuts):
+    """The page's five draws of as many cuts in the same blocks."""
+    return page.evaluate(
+        """cuts => [1, 2, 3, 4, 5].map(seed =>
+          [...DenseNetLive.network.randomCuts(DenseNetLive.app.network, new Set(cuts), seed)])""",
+        cuts,
+    )
+
+
 def probabilities(page):
     """What the page shows, as a tensor."""
     rows = page.locator("#probabilities li").all_inner_texts()
@@ -178,6 +187,13 @@ def test_things_to_try_are_as_the_text_says(live, model, counted):
         button.click()
         live.wait_for_function(COUNTED, timeout=60_000)
         assert live.inner_text("#live-right") == f"{right} of 200"
+        # The control: as many cuts at random.
+        counts = [
+            int((predict(model, images, drawn).argmax(1) == labels).sum())
+            for drawn in random_cuts(live, cuts)
+        ]
+        control = button.get_attribute("data-random")
+        assert control == f"{min(counts)} to {max(counts)}" and control in item
 
 
 def test_of_the_third_thing_none_costs_anything_alone(live, model, counted):
@@ -194,11 +210,7 @@ def test_the_count_stands_beside_random_cuts(live, model, counted):
     live.wait_for_function(DRAWN, timeout=120_000)
     right = int((predict(model, images, cuts).argmax(1) == labels).sum())
     assert live.inner_text("#live-right") == f"{right} of 200"
-    drawn = live.evaluate(
-        """cuts => [1, 2, 3, 4, 5].map(seed =>
-          [...DenseNetLive.network.randomCuts(DenseNetLive.app.network, new Set(cuts), seed)])""",
-        cuts,
-    )
+    drawn = random_cuts(live, cuts)
     counts = [int((predict(model, images, c).argmax(1) == labels).sum()) for c in drawn]
     assert len(set(map(str, drawn))) > 1
     assert all(sorted(cut[0] for cut in each) == ["3", "3", "3"] for each in drawn)
