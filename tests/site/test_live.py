@@ -176,7 +176,7 @@ def test_a_click_cuts_and_another_restores(live, model, counted):
 def test_things_to_try_are_as_the_text_says(live, model, counted):
     images, labels = counted[1:]
     assert int((predict(model, images).argmax(1) == labels).sum()) == 188
-    buttons = live.locator("[data-cuts]").all()
+    buttons, known = live.locator("[data-cuts]").all(), {}
     assert len(buttons) == 4
     for button in buttons:
         cuts = button.get_attribute("data-cuts").split()
@@ -188,10 +188,12 @@ def test_things_to_try_are_as_the_text_says(live, model, counted):
         live.wait_for_function(COUNTED, timeout=60_000)
         assert live.inner_text("#live-right") == f"{right} of 200"
         # The control: as many cuts at random.
-        counts = [
-            int((predict(model, images, drawn).argmax(1) == labels).sum())
-            for drawn in random_cuts(live, cuts)
-        ]
+        counts = []
+        for drawn in random_cuts(live, cuts):
+            key = tuple(sorted(drawn))
+            if key not in known:  # two of the buttons cut as many
+                known[key] = int((predict(model, images, drawn).argmax(1) == labels).sum())
+            counts.append(known[key])
         control = button.get_attribute("data-random")
         assert control == f"{min(counts)} to {max(counts)}" and control in item
 

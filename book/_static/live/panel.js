@@ -121,7 +121,7 @@
     const text = `globalThis.DenseNetLive = {}; ${net.source}(globalThis.DenseNetLive); (${work})();`;
     const worker = new Worker(URL.createObjectURL(new Blob([text], { type: "text/javascript" })));
     worker.postMessage({ weights, pictures, labels, side });
-    let state = null, id = 0;
+    let state = null, id = 0, waiting = 0;
     worker.onmessage = ({ data }) => {
       if (data.id !== id) return;
       const finished = data.done === labels.length;
@@ -137,7 +137,10 @@
         const jobs = [[...cuts], ...seeds.map(seed => [...net.randomCuts(network, cuts, seed)])];
         state = { cuts: cuts.size, right: 0, done: 0, images: labels.length, wanted: seeds.length, draws: [], drawing: 0 };
         report(state);
-        worker.postMessage({ id, jobs });
+        // What was asked before is stopped at once; who cuts on and on is counted for only when done.
+        worker.postMessage({ id, jobs: [] });
+        clearTimeout(waiting);
+        waiting = setTimeout(() => worker.postMessage({ id, jobs }), 150);
       },
     };
   }
