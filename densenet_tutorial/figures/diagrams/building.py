@@ -1,5 +1,6 @@
 """Diagrams of chapters 1 to 4: wirings, dense layer, dense block, transition."""
 
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -46,8 +47,8 @@ def _as_transition(value: Any) -> Any:
 
 
 def _size(value: Any) -> tuple[int, int]:
-    height, width = value
-    return arguments.positive_int.convert(height), arguments.positive_int.convert(width)
+    height, width = arguments.sequence_of(arguments.positive_int).convert(value)
+    return height, width
 
 
 layer_check = Check("a DenseLayer", _as_layer)
@@ -91,7 +92,7 @@ def wirings(block: DenseBlock) -> Diagram:
     head(y, "plain", "x_{ℓ} = H_{ℓ}(x_{ℓ−1})")
     y += 20
     ends = [left, *middles, right]
-    for i, (start, stop) in enumerate(zip(ends, ends[1:])):
+    for i, (start, stop) in enumerate(pairwise(ends)):
         drawing.source(start, y, stop - start, lane, i)
     for i, x in enumerate(middles, start=1):
         drawing.layer(x - box / 2, y - 6, box, lane + 12, i, str(i))
@@ -109,7 +110,10 @@ def wirings(block: DenseBlock) -> Diagram:
         drawing.arrow((tap, y + lane / 2), (tap, below + 3), width=1.4, color="ink")
         drawing.circle(tap, y + lane / 2, 3.5, "ink", "paper")
         drawing.arrow(
-            (x + box / 2, below + 14), (join, below + 14), (join, y + lane), color=color_of(i),
+            (x + box / 2, below + 14),
+            (join, below + 14),
+            (join, y + lane),
+            color=color_of(i),
             width=2.2,
         )
         drawing.layer(x - box / 2, below + 2, box, 24, i, str(i))
@@ -130,12 +134,15 @@ def wirings(block: DenseBlock) -> Diagram:
     for i, x in enumerate(middles, start=1):
         tap = x - box / 2 + 6
         drawing.arrow((tap, tops[0] + 4), (tap, below), width=1.4, color="ink")
-        for top, bottom in zip(tops[:i], tops[1 : i + 1]):
+        for top, bottom in pairwise(tops[: i + 1]):
             drawing.circle(tap, (top + bottom - 1) / 2, 3.5, "ink", "paper")
         middle = (tops[i] + tops[i + 1] - 1) / 2
         drawing.arrow(
-            (x + box / 2 - 5, below + 4), (x + box / 2 - 5, middle), (joins[i] + 1, middle),
-            color=color_of(i), width=2.2,
+            (x + box / 2 - 5, below + 4),
+            (x + box / 2 - 5, middle),
+            (joins[i] + 1, middle),
+            color=color_of(i),
+            width=2.2,
         )
         drawing.layer(x - box / 2, below, box, 24, i, str(i))
     y = below + 44
@@ -158,8 +165,8 @@ _numbers = arguments.tensor("numbers", "C")
 def _equally_long(old: Tensor, new: Tensor) -> None:
     if len(old) != len(new) or len(old) > 5:
         raise ValueError(
-            f"old and new must have the same number of channels, at most 5, got {len(old)} and "
-            f"{len(new)}"
+            "old and new must have the same number of channels, at most 5, got "
+            f"{arguments.shown(old)} and {arguments.shown(new)}"
         )
 
 
@@ -258,12 +265,11 @@ def dense_layer(
         drawing.arrow((middle, y), (middle, y + 15))
         y += 17
         relu = next((m for n, m in layer.named_children() if n == f"relu{i + 1}"), None)
-        drawing.part(
-            middle - wide / 2, y, wide, 24, "norm, ReLU" if relu is not None else "norm"
-        )
+        drawing.part(middle - wide / 2, y, wide, 24, "norm, ReLU" if relu is not None else "norm")
         own_numbers = sum(p.numel() for p in norm.parameters())
-        drawing.text(aside, y + 16, f"2 × {norm.num_features} = {own_numbers} numbers",
-                     color="ink-soft")
+        drawing.text(
+            aside, y + 16, f"2 × {norm.num_features} = {own_numbers} numbers", color="ink-soft"
+        )
         y += 24
         drawing.arrow((middle, y), (middle, y + 13))
         y += 15
@@ -272,15 +278,21 @@ def dense_layer(
         window = f"{kernel * kernel} × " if kernel > 1 else ""
         count = conv.weight.numel()
         weights.append(count)
-        drawing.text(aside, y + 13, f"{window}{conv.in_channels} × {conv.out_channels}",
-                     color="ink-soft")
+        drawing.text(
+            aside, y + 13, f"{window}{conv.in_channels} × {conv.out_channels}", color="ink-soft"
+        )
         drawing.text(aside, y + 29, f"= {thousands(count)} weights", bold=True)
         y += 34
         drawing.arrow((middle, y), (middle, y + 13))
         y += 15
         if i + 1 < len(steps):
-            strip(y, [(own, conv.out_channels)], f"{conv.out_channels} {shape}", "the bottleneck",
-                  faded=True)
+            strip(
+                y,
+                [(own, conv.out_channels)],
+                f"{conv.out_channels} {shape}",
+                "the bottleneck",
+                faded=True,
+            )
         else:
             strip(y, [(own, makes)], f"{makes} {shape}", "new feature maps")
     # The old features go around the layer and end up beside the new ones.
@@ -290,12 +302,21 @@ def dense_layer(
     length = (reads + makes) * unit
     start = middle - length / 2
     drawing.arrow(
-        (middle - reads * unit / 2, first + 11), (11, first + 11), (11, last - 18),
-        (start + reads * unit / 2, last - 18), (start + reads * unit / 2, last - 1),
+        (middle - reads * unit / 2, first + 11),
+        (11, first + 11),
+        (11, last - 18),
+        (start + reads * unit / 2, last - 18),
+        (start + reads * unit / 2, last - 1),
     )
     new = start + (reads + makes / 2) * unit
-    drawing.arrow((middle, y + 24), (middle, y + 38), (new, y + 38), (new, last - 1),
-                  color=color_of(own), width=2.2)
+    drawing.arrow(
+        (middle, y + 24),
+        (middle, y + 38),
+        (new, y + 38),
+        (new, last - 1),
+        color=color_of(own),
+        width=2.2,
+    )
     total = " + ".join(map(thousands, weights)) + (
         f" = {thousands(sum(weights))}" if len(weights) > 1 else ""
     )
@@ -340,8 +361,12 @@ def growing_strip(block: DenseBlock) -> Diagram:
         after = x0 + (sum(channels) + sources[layer][1] / 2) * unit
         if layer in (*(s - 1 for s in shown), layers):
             drawing.arrow(
-                (box + 37, y + 26), (box + 37, y + 51), (after, y + 51), (after, y + pitch - 1),
-                color=color_of(layer), width=2.2,
+                (box + 37, y + 26),
+                (box + 37, y + 51),
+                (after, y + 51),
+                (after, y + pitch - 1),
+                color=color_of(layer),
+                width=2.2,
             )
         y += pitch
     drawing.strip(x0, y, sources, unit)
@@ -379,8 +404,16 @@ def channel_order(block: DenseBlock) -> Diagram:
         y += 20
         at = x0
         for source, width in read:
-            drawing.rect(at + 1.2, y + 1.2, width * unit - 2.4, 18, None, color_of(source),
-                         line=2.4, radius=3)
+            drawing.rect(
+                at + 1.2,
+                y + 1.2,
+                width * unit - 2.4,
+                18,
+                None,
+                color_of(source),
+                line=2.4,
+                radius=3,
+            )
             name = "the input" if source == 0 else f"layer {source}"
             if width * unit < 52:
                 name = "in" if source == 0 else str(source)

@@ -152,7 +152,7 @@ def receptive_squares(fields: Sequence[ReceptiveField], picture: Tensor) -> Diag
     factor = max(1, side // 112)
     small = F.avg_pool2d(grey[None, None].float(), factor)[0, 0].round().byte()
     length, tall = side * pixel, picture.shape[-2] * pixel
-    drawing.image(middle[0] - length / 2, middle[1] - tall / 2, length, tall, small)
+    drawing.image(middle[0] - length / 2, middle[1] - tall / 2, length, tall, small, sharp=False)
     y = drawing.top + 12
     for i, field in enumerate(shown):
         color = ("#ffffff", "#f0b63c", "#4aa8e0", "#2fc79a", "#e3a0c6", "#9ad5f7")[i % 6]
@@ -164,16 +164,19 @@ def receptive_squares(fields: Sequence[ReceptiveField], picture: Tensor) -> Diag
             drawing.rect(*box, None, "#1f2328", line=3.6)
             drawing.rect(*box, None, color, line=2, dashed=dashed)
         name = field.name.replace("denseblock", "block ")
-        drawing.rect(250, y - 10, 12, 12, color, "#1f2328", line=1.5)
-        drawing.text(268, y, name, bold=True)
+        drawing.rect(246, y - 10, 12, 12, color, "#1f2328", line=1.5)
+        drawing.text(264, y, name, bold=True)
         span = f"{field.shortest} to {field.longest}"
-        drawing.text(268, y + 16, span if field.shortest < field.longest else str(field.longest))
+        span = span if field.shortest < field.longest else str(field.longest)
+        drawing.text(264, y + 16, f"{span} px")
         y += 44
     end = drawing.top + 222
     drawing.text(16, end + 14, "dashed: the channel that sees least; solid: most")
     if beyond:
         most = max(field.longest for field in beyond)
-        drawing.text(16, end + 31, f"and further on, up to {thousands(most)} pixels", color="ink-soft")
+        drawing.text(
+            16, end + 31, f"and further on, up to {thousands(most)} pixels", color="ink-soft"
+        )
     return drawing.finish(
         end + (46 if beyond else 30),
         f"A picture of {side} pixels with squares around its middle: "

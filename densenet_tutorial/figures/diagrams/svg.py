@@ -186,17 +186,22 @@ class Drawing:
         mono: bool = False,
         color: str = "ink",
     ) -> None:
-        """A line of text with its base line at `y`; ``x_{i}`` has a subscript."""
+        """A line of text, its base line at `y`; ``x_{i}`` has a subscript, ``**x**`` is marked."""
         more = f' font-size="{number(size)}"' if size != 12 else ""
         more += f' text-anchor="{anchor}"' if anchor != "start" else ""
         more += ' font-weight="600"' if bold else ""
         more += ' font-style="italic"' if italic else ""
         more += ' font-family="ui-monospace, Menlo, Consolas, monospace"' if mono else ""
-        pieces = re.split(r"_\{(.*?)\}", content)
-        shown = html.escape(pieces[0], quote=False)
-        for low, after in zip(pieces[1::2], pieces[2::2]):
-            shown += f'<tspan dy="4" font-size="12">{html.escape(low, quote=False)}</tspan>'
-            shown += f'<tspan dy="-4">{html.escape(after, quote=False) or "&#8203;"}</tspan>'
+        shown = ""
+        for piece in re.split(r"(_\{.*?\}|\*\*.*?\*\*)", content):
+            if piece.startswith("_{"):
+                low = html.escape(piece[2:-1], quote=False)
+                shown += f'<tspan dy="4" font-size="12">{low}</tspan><tspan dy="-4">&#8203;</tspan>'
+            elif piece.startswith("**"):
+                strong = html.escape(piece[2:-2], quote=False)
+                shown += f'<tspan font-weight="700" {_paint("source-5", None)}>{strong}</tspan>'
+            else:
+                shown += html.escape(piece, quote=False)
         where = f'x="{number(x)}" y="{number(y)}"'
         self.elements.append(f"<text {where} {_paint(color, None)}{more}>{shown}</text>")
 
@@ -207,7 +212,7 @@ class Drawing:
             y += 16
         return y
 
-    # ------------------------------------------------------------- the things that the book is about
+    # ------------------------------------------------------------ the things that the book is about
 
     def strip(
         self,
@@ -321,13 +326,16 @@ class Drawing:
             d = f"M{_xy((x - 4.5, y - 4.5))}l9 9m0 -9l-9 9"
             self.path(d, None, "source-5", width=2.4, round_ends=True)
 
-    def image(self, x: float, y: float, w: float, h: float, pixels: Tensor) -> None:
-        """A picture, uint8 (H, W) or (3, H, W), with sharp pixels."""
+    def image(
+        self, x: float, y: float, w: float, h: float, pixels: Tensor, *, sharp: bool = True
+    ) -> None:
+        """A picture, uint8 (H, W) or (3, H, W), of which one may see the pixels."""
         content = base64.b64encode(png(pixels)).decode()
         where = f'x="{number(x)}" y="{number(y)}" width="{number(w)}" height="{number(h)}"'
         self.elements.append(
-            f'<image {where} preserveAspectRatio="none" style="image-rendering:pixelated" '
-            f'href="data:image/png;base64,{content}"/>'
+            f'<image {where} preserveAspectRatio="none" '
+            + ('style="image-rendering:pixelated" ' if sharp else "")
+            + f'href="data:image/png;base64,{content}"/>'
         )
 
 
