@@ -9,7 +9,8 @@ from test_browser import Tab, browser  # noqa: F401  (a fixture)
 TEXTS = """
 () => [...document.querySelectorAll('svg.diagram')].map(svg => {
   const page = svg.getBoundingClientRect();
-  const texts = [...svg.querySelectorAll('text')].map(e => [e.textContent, e.getBoundingClientRect()]);
+  const texts = [...svg.querySelectorAll('text')]
+    .map(e => [e.textContent, e.getBoundingClientRect()]);
   const wrong = [];
   texts.forEach(([said, a], i) => {
     if (a.left < page.left || a.right > page.right || a.top < page.top || a.bottom > page.bottom)
@@ -30,11 +31,12 @@ TEXTS = """
 # The colours of texts, and of the paper that they stand on.
 COLOURS = """
 () => {
-  const paper = e => getComputedStyle(e.querySelector('rect')).fill;
+  const paper = svg => getComputedStyle(svg.querySelector('rect')).fill;
+  const ink = svg => getComputedStyle(svg.querySelector('text')).fill;
   return [...document.querySelectorAll('svg.diagram')].flatMap(svg =>
     [...svg.querySelectorAll('text')].map(e => [
       e.textContent, getComputedStyle(e).fill,
-      e.classList.contains('fill-paper') ? getComputedStyle(svg.querySelector('text')).fill : paper(svg),
+      e.classList.contains('fill-paper') ? ink(svg) : paper(svg),
     ]));
 }
 """

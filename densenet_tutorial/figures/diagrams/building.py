@@ -88,7 +88,7 @@ def wirings(block: DenseBlock) -> Diagram:
         drawing.text(right, y, formula, size=14, italic=True, anchor="end")
 
     # Plain: what a layer makes replaces what it read.
-    y = drawing.top + 8
+    y = drawing.top + 14
     head(y, "plain", "x_{ℓ} = H_{ℓ}(x_{ℓ−1})")
     y += 20
     ends = [left, *middles, right]
@@ -146,9 +146,9 @@ def wirings(block: DenseBlock) -> Diagram:
         )
         drawing.layer(x - box / 2, below, box, 24, i, str(i))
     y = below + 44
-    channels = [c for _, c in sources]
+    everything = [c for _, c in sources]
     drawing.text(left, y, f"{connections} dots, {connections} direct connections", bold=True)
-    drawing.text(left, y + 17, f"{_sum(channels)} = {sum(channels)} channels, side by side")
+    drawing.text(left, y + 17, f"{_sum(everything)} = {sum(everything)} channels, side by side")
     return drawing.finish(
         y + 32,
         f"Three rows with the same {count} layers, from left to right. Plain: one lane passes "
@@ -449,11 +449,16 @@ def _matching_features(transition: Any, sources: Any) -> None:
         )
 
 
+def _window(pool: Any) -> int:
+    """One side of the window of a pooling."""
+    size = pool.kernel_size
+    return size if isinstance(size, int) else size[0]
+
+
 def _after(module: Any, channels: int, size: tuple[int, int]) -> tuple[int, int, int]:
     """The shape of what `module` gives out, computed without numbers."""
     with torch.no_grad():
-        made = nn.functional.avg_pool2d if module is None else module
-        shape = made(torch.zeros(1, channels, *size)).shape
+        shape = module(torch.zeros(1, channels, *size)).shape
     return int(shape[1]), int(shape[2]), int(shape[3])
 
 
@@ -505,11 +510,11 @@ def transition(
     y += 24
     drawing.arrow((middle, y), (middle, y + 13))
     y += 15
-    window = transition.pool.kernel_size
+    window = _window(transition.pool)
     drawing.rect(middle - 46, y, 92, 30, "paper", "ink-soft", radius=3)
     drawing.grid(middle - 37, y + 5, 20, window)
     drawing.text(middle + 13, y + 19.5, "mean", anchor="middle")
-    drawing.text(aside, y + 19.5, f"{window} × {window} pixels: 1", color="ink-soft")
+    drawing.text(aside, y + 19.5, f"{window * window} pixels to 1", color="ink-soft")
     y += 30
     drawing.arrow((middle, y), (middle, y + 34))
     y += 37
@@ -562,7 +567,7 @@ def transition_orders(
             at += 14
             if (i == 0) == pool_first:
                 drawing.rect(x - 46, at, 92, 28, "paper", "ink-soft", radius=3)
-                drawing.grid(x - 38, at + 5, 18, pool.kernel_size)
+                drawing.grid(x - 38, at + 5, 18, _window(pool))
                 drawing.text(x + 12, at + 18.5, "mean", anchor="middle")
             else:
                 drawing.convolution(x - 46, at, 92, 28, 1, "ink-soft", "1 × 1")

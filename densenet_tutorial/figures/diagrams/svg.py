@@ -15,6 +15,7 @@ import textwrap
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -147,9 +148,9 @@ class Drawing:
         )
         self.elements.append(f"<rect {box} {_paint(fill, stroke)}{more}/>")
 
-    def line(self, *points: Point, color: str = "line", width: float = 1.5, dashed=False) -> None:
+    def line(self, *points: Point, color: str = "line", width: float = 1.5) -> None:
         """A line through `points`, with round corners."""
-        self.path(_rounded(points), None, color, width=width, dashed=dashed)
+        self.path(_rounded(points), None, color, width=width)
 
     def arrow(
         self, *points: Point, color: str = "ink-soft", width: float = 1.6, dashed: bool = False
@@ -205,7 +206,7 @@ class Drawing:
         where = f'x="{number(x)}" y="{number(y)}"'
         self.elements.append(f"<text {where} {_paint(color, None)}{more}>{shown}</text>")
 
-    def lines(self, x: float, y: float, contents: Iterable[str], **style) -> float:
+    def lines(self, x: float, y: float, contents: Iterable[str], **style: Any) -> float:
         """Lines of text below each other; returns where the next one would stand."""
         for content in contents:
             self.text(x, y, content, **style)
@@ -358,10 +359,10 @@ def _rounded(points: Sequence[Point], radius: float = 6) -> str:
     d = f"M{_xy(points[0])}"
     for before, corner, after in zip(points, points[1:], points[2:]):
         cut = []
-        for other in (before, after):
-            length = ((other[0] - corner[0]) ** 2 + (other[1] - corner[1]) ** 2) ** 0.5
+        for x, y in (before, after):
+            length = ((x - corner[0]) ** 2 + (y - corner[1]) ** 2) ** 0.5
             share = min(radius, length / 2) / length if length else 0
-            cut.append(tuple(c + share * (o - c) for c, o in zip(corner, other)))
+            cut.append((corner[0] + share * (x - corner[0]), corner[1] + share * (y - corner[1])))
         d += f"L{_xy(cut[0])}Q{_xy(corner)} {_xy(cut[1])}"
     return d + f"L{_xy(points[-1])}"
 

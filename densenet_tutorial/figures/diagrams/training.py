@@ -343,7 +343,7 @@ def saved_tensors(block: DenseBlock) -> Diagram:
 def _trap(layer: Any, x: Tensor) -> list[tuple[str, int, float]]:
     """By way to run the first norm of `layer`: batches counted, and how far its mean has moved."""
     results = []
-    for name in ("plain", "with PyTorch's checkpoint", "with this book's"):
+    for name in ("plain", "with PyTorch's checkpoint", "with this book's checkpoint"):
         run = copy.deepcopy(layer).cpu().float().train()
         run.norm1.reset_running_stats()
         inputs = x.clone().requires_grad_()
@@ -352,7 +352,8 @@ def _trap(layer: Any, x: Tensor) -> list[tuple[str, int, float]]:
         elif name.startswith("with PyTorch"):
             made = torch_checkpoint(run.bn_function, [inputs], use_reentrant=False)
         else:
-            made = set_memory_efficient(nn.Sequential(run), "checkpoint")[0].bn_function([inputs])
+            set_memory_efficient(nn.Sequential(run), "checkpoint")
+            made = run.bn_function([inputs])
         made.square().sum().backward()
         share = (run.norm1.running_mean / x.mean((0, 2, 3))).median().item()
         results.append((name, int(run.norm1.num_batches_tracked), share))

@@ -166,7 +166,7 @@ def _fit_the_model(model: Any, x: Tensor, target: int) -> None:
 def weighted_maps(model: DenseNet, x: Tensor, target: int) -> Diagram:
     """Grad-CAM for class `target` and the first image of `x`, (N, C, H, W), as a sum of maps."""
     # In 64 bits, so that every processor rounds to the same picture.
-    net = copy.deepcopy(model).cpu().double().eval()
+    net: Any = copy.deepcopy(model).cpu().double().eval()
     with torch.no_grad():
         maps = net.forward_features(x[:1].cpu().double())[0]
         weights = net.classifier.weight[target].detach()
