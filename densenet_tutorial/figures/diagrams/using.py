@@ -104,7 +104,7 @@ def preprocessing(picture: Image.Image, transform: Any) -> Diagram:
             more = "mean " + ", ".join(f"{float(m):.3g}" for m in step.mean)
         if name not in ("ToImage", "ToPureTensor", "RGB"):
             stages.append((name, more, _pixels(image)))
-    drawing = Drawing("From a photograph to what weights expect")
+    drawing = Drawing("From a photograph to a network's input")
     widest = max(stage.shape[-1] for _, _, stage in stages)
     scale = 128 / widest
     y = drawing.top + 2
