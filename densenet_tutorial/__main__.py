@@ -82,7 +82,8 @@ def _parser() -> argparse.ArgumentParser:
         "`COMMAND --help` says more about each.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for add in (_add_train, _add_evaluate, _add_predict, _add_summary, _add_benchmark, _add_env):
+    adders = (_add_train, _add_evaluate, _add_predict, _add_summary, _add_benchmark, _add_claims)
+    for add in (*adders, _add_env):
         add(commands)
     return parser
 
@@ -638,6 +639,9 @@ def _add_benchmark(commands: Any) -> None:
     )
     _add_setting(of_speed, repeats=15)
     of_speed.add_argument(
+        "--amp", action="store_true", help="all models under torch.autocast in bfloat16"
+    )
+    of_speed.add_argument(
         "--compiled", action="store_true", help="also with torch.compile, which needs a compiler"
     )
 
@@ -690,7 +694,7 @@ def _benchmark_memory(options: argparse.Namespace) -> None:
 def _benchmark_speed(options: argparse.Namespace) -> None:
     from densenet_tutorial.experiments import speed
 
-    more = {name: getattr(options, name) for name in ("tasks", "batch_sizes", "compiled")}
+    more = {name: getattr(options, name) for name in ("tasks", "batch_sizes", "amp", "compiled")}
     setting = _setting(options, **more)
     shared = {name: value for name, value in setting.items() if name != "model"}
     measured = speed.compare_speed(options.model, **shared)
@@ -716,6 +720,58 @@ def _report(
                 words = [] if value is True else map(str, values)
                 command = " ".join([command, f"--{name.replace('_', '-')}", *words])
         benchmarks.write_results(options.output, command, setting, measured, rows)
+
+
+def _add_claims(commands: Any) -> None:
+    claims = commands.add_parser(
+        "claims",
+        help="measure what is claimed for DenseNet and against it",
+        description="Train and measure networks of equal budget, and say of each claim whether it "
+        "holds. A run that was stopped or killed goes on when the same command is given again.",
+    )
+    claims.set_defaults(run=_claims)
+    claims.add_argument("names", nargs="*", metavar="NAME", help="which (default: all)")
+    claims.add_argument(
+        "--full", action="store_true", help="five seeds and full sizes, instead of seconds"
+    )
+    claims.add_argument(
+        "--output",
+        type=Path,
+        default=Path("claims"),
+        metavar="FOLDER",
+        help="for finished units and claims-NAME.json (default: %(default)s)",
+    )
+    claims.add_argument(
+        "--workers", type=int, default=1, metavar="N", help="processes (default: %(default)s)"
+    )
+    claims.add_argument(
+        "--seconds", type=float, metavar="S", help="start nothing new after so many seconds"
+    )
+    claims.add_argument("--data", metavar="NAME", help="another data set, such as cifar10")
+    claims.add_argument("--quiet", action="store_true", help="no progress bar")
+    _add_device(claims)
+
+
+def _claims(options: argparse.Namespace) -> None:
+    from densenet_tutorial.experiments import claims
+
+    flags = {name: f"--{name}" for name in ("workers", "seconds", "data", "output")}
+    with _as_option(names="NAME", **flags):
+        found = claims.run(
+            options.names or None,
+            full=options.full,
+            output=options.output,
+            device=environment.device(options.device),
+            workers=options.workers,
+            seconds=options.seconds,
+            data=options.data,
+            progress=not options.quiet,
+        )
+    for name, rows in found.items():
+        try:
+            print(f"{name}: {claims.verdict(name, rows)}")
+        except ValueError as error:  # there was no time for all, or something failed
+            print(f"{name}: no verdict, since {error}")
 
 
 def _add_env(commands: Any) -> None:

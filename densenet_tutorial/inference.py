@@ -10,11 +10,14 @@ step:
 - Batch norm that reads a convolution goes into the weights and bias of that convolution.
 - A transition pools before its convolution, which then reads a quarter of the pixels.
 - The feature maps of a block are written into one buffer, without concatenation.
+- On a GPU, cuDNN computes a bottleneck and its ReLU in one pass, and a CUDA graph starts all
+  kernels of a prediction at once: small batches wait for their starts.
 """
 
 import copy
 import itertools
-from collections.abc import Iterable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, cast
 
 import torch
@@ -26,7 +29,7 @@ from densenet_tutorial.memory import PLAIN, set_memory_efficient
 from densenet_tutorial.memory.conditions import has_hooks
 from densenet_tutorial.network import DenseNet
 from densenet_tutorial.utils import arguments
-from densenet_tutorial.utils.arguments import one_of, optional
+from densenet_tutorial.utils.arguments import boolean, one_of, optional
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 
@@ -63,6 +66,27 @@ class Clamp(nn.Module):
         return torch.clamp(x, self.low, self.high)
 
 
+class BottleneckLayer(nn.Sequential):
+    """A dense layer: what is left of the first norm and ReLU, convolution, ReLU, convolution.
+
+    On a GPU, cuDNN computes the first convolution and its ReLU in one pass. There, ReLU of NaN may
+    be 0.
+
+    Shape:
+        x: (N, C, H, W).
+        output: (N, growth_rate, H, W).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        *first, conv, relu, last = cast(Iterable[Any], self)
+        for module in first:
+            x = module(x)
+        if _can_fuse(x) and not (conv._forward_hooks or conv._forward_pre_hooks):
+            sizes = (conv.stride, conv.padding, conv.dilation, conv.groups)
+            return last(torch.cudnn_convolution_relu(x, conv.weight, conv.bias, *sizes))
+        return last(relu(conv(x)))
+
+
 class BufferedBlock(nn.ModuleList):
     """The layers of a dense block, whose feature maps are written into one buffer.
 
@@ -89,6 +113,87 @@ class BufferedBlock(nn.ModuleList):
         return buffer
 
 
+class CudaGraphs:
+    """CUDA graphs of one function, each captured at the first call with its shape of input.
+
+    A graph calls the kernels that were chosen, and reads the tensors that were there, when it was
+    captured. So another one is captured after a change of PyTorch's settings, or if one of `read`
+    is somewhere else in memory. The last :data:`MAX_GRAPHS` that were used are kept.
+
+    Args:
+        function: from a tensor on a GPU to another.
+        read: returns the tensors that `function` reads besides.
+    """
+
+    MAX_GRAPHS = 8
+
+    def __init__(
+        self, function: Callable[[Tensor], Tensor], read: Callable[[], Iterable[Tensor]]
+    ) -> None:
+        self._function, self._read = function, read
+        self._graphs: dict[Any, tuple[torch.cuda.CUDAGraph, Tensor, Tensor]] = {}
+        self._lock = threading.Lock()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        with torch.cuda.device(x.device), self._lock:
+            key = (
+                *(x.shape, x.stride(), x.dtype, x.device),
+                torch.cuda.current_stream().cuda_stream,  # others would write into the same tensors
+                torch.is_inference_mode_enabled(),
+                *_cuda_settings(),
+                *(tensor.data_ptr() for tensor in self._read()),
+            )
+            found = self._graphs.pop(key, None) or self._capture(x)
+            self._graphs[key] = found  # the last one is the one that was used last
+            if len(self._graphs) > self.MAX_GRAPHS:
+                del self._graphs[next(iter(self._graphs))]
+            graph, images, logits = found
+            images.copy_(x)
+            graph.replay()
+            return logits.clone()
+
+    def _capture(self, x: Tensor) -> tuple[torch.cuda.CUDAGraph, Tensor, Tensor]:
+        images = torch.empty_like(x)
+        images.copy_(x)
+        beside = torch.cuda.Stream()
+        beside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(beside):  # cuDNN chooses its kernels
+            self._function(images)
+        torch.cuda.current_stream().wait_stream(beside)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            logits = self._function(images)
+        return graph, images, logits
+
+
+def _can_fuse(x: Tensor) -> bool:
+    """Whether cuDNN can compute a convolution of `x` and ReLU in one pass."""
+    cuda = torch.version.cuda is not None  # not ROCm, whose GPUs have the same name
+    return cuda and _is_plain_cuda(x) and torch.backends.cudnn.is_acceptable(x)
+
+
+def _is_plain_cuda(x: Tensor) -> bool:
+    """Whether `x` is on a GPU, and nobody records or transforms what is computed from it."""
+    return (
+        x.is_cuda
+        and type(x) is Tensor
+        and x.numel() > 0
+        and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()  # type: ignore[attr-defined]
+        and not torch.is_autocast_enabled("cuda")
+    )
+
+
+def _cuda_settings() -> tuple[Any, ...]:
+    """Settings that decide which kernels PyTorch calls on a GPU."""
+    cudnn = torch.backends.cudnn
+    return (
+        *(cudnn.enabled, cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32),
+        torch.get_float32_matmul_precision(),
+        torch.are_deterministic_algorithms_enabled(),
+    )
+
+
 class OptimizedDenseNet(nn.Module):
     """What :func:`optimize_for_inference` makes of a :class:`DenseNet`; for prediction alone.
 
@@ -100,8 +205,9 @@ class OptimizedDenseNet(nn.Module):
         ValueError: x has another shape or dtype than the original takes.
     """
 
-    def __init__(self, model: DenseNet, dtype: torch.dtype) -> None:
+    def __init__(self, model: DenseNet, dtype: torch.dtype, cuda_graphs: bool = False) -> None:
         super().__init__()
+        self.cuda_graphs = cuda_graphs
         self.in_channels, self.min_size = model.in_channels, model.min_size
         self.num_features, self.num_classes = model.num_features, model.num_classes
         # In float64, and rounded once.
@@ -113,6 +219,17 @@ class OptimizedDenseNet(nn.Module):
         self.norm5 = copy.deepcopy(cast(nn.BatchNorm2d, model.features.norm5))
         self.classifier = copy.deepcopy(model.classifier)
         self.eval().requires_grad_(False)
+        self._graphs = self._no_graphs()
+
+    def _no_graphs(self) -> CudaGraphs:
+        return CudaGraphs(self._logits, lambda: itertools.chain(self.parameters(), self.buffers()))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_graphs"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._graphs = self._no_graphs()
 
     def train(self, mode: bool = True) -> "OptimizedDenseNet":
         """Stay in evaluation mode: what is folded cannot be trained."""
@@ -124,6 +241,16 @@ class OptimizedDenseNet(nn.Module):
         original = self.norm5.weight.dtype
         if x.dtype != original and not torch.is_autocast_enabled(x.device.type):
             raise ValueError(f"x must be {original}, as the weights of the original, got {x.dtype}")
+        if (
+            not self.cuda_graphs
+            or not _is_plain_cuda(x)
+            or torch.cuda.is_current_stream_capturing()
+        ):
+            return self._logits(x)
+        return self._graphs(x)
+
+    def _logits(self, x: Tensor) -> Tensor:
+        original = self.norm5.weight.dtype
         dtype = next(self.features.parameters()).dtype
         x = x.to(dtype).contiguous(memory_format=_MEMORY_FORMAT)
         x = F.relu(self.norm5(self.features(x).to(original)), inplace=True)
@@ -181,7 +308,7 @@ def _layer(layer: DenseLayer) -> nn.Sequential:
         return nn.Sequential(layer.norm1, nn.ReLU(inplace=True), layer.conv1)
     *modules, bottleneck = _norm_relu_conv(layer.norm1, layer.conv1, layer.norm2)
     bottleneck = _with_output(cast(nn.Conv2d, bottleneck), *scale_and_shift(layer.norm2))
-    return nn.Sequential(*modules, bottleneck, nn.ReLU(inplace=True), layer.conv2)
+    return BottleneckLayer(*modules, bottleneck, nn.ReLU(inplace=True), layer.conv2)
 
 
 def _norm_relu_conv(
@@ -302,9 +429,9 @@ def _structure(features: nn.Module) -> dict[str, Any]:
     }
 
 
-@arguments.check(model=arguments.module, dtype=optional(one_of(DTYPES)))
+@arguments.check(model=arguments.module, dtype=optional(one_of(DTYPES)), cuda_graphs=boolean)
 def optimize_for_inference(
-    model: nn.Module, *, dtype: torch.dtype | None = None
+    model: nn.Module, *, dtype: torch.dtype | None = None, cuda_graphs: bool = False
 ) -> OptimizedDenseNet:
     """A copy of a trained DenseNet that predicts the same, faster.
 
@@ -313,6 +440,10 @@ def optimize_for_inference(
         dtype: of the convolutions; ``None`` for the model's. ``torch.bfloat16`` is faster on
             processors that compute with it. It moved the logits of ``fashion-mnist-small`` by up to
             2 % of the largest, and none of 1,000 predictions.
+        cuda_graphs: whether to capture a CUDA graph for each shape of images on a GPU. Small
+            batches are faster, since their time is that of starting kernels. Hooks that are added
+            to the result are not called then, and each graph keeps its memory: of the last
+            8 shapes that were used. No effect on other devices.
 
     Raises:
         ValueError: `model` is in training mode, has hooks, or is not a DenseNet as its class builds
@@ -327,4 +458,5 @@ def optimize_for_inference(
     """
     _check_known(model)
     own = next(model.parameters()).dtype
-    return OptimizedDenseNet(cast(DenseNet, model), one_of(DTYPES)("dtype", dtype or own))
+    dtype = one_of(DTYPES)("dtype", dtype or own)
+    return OptimizedDenseNet(cast(DenseNet, model), dtype, cuda_graphs)

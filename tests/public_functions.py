@@ -2,6 +2,7 @@
 through all.
 """
 
+import copy
 import dataclasses
 import functools
 import importlib
@@ -20,6 +21,7 @@ MODULES = (
     "densenet_tutorial.data",
     "densenet_tutorial.experiments.baselines",
     "densenet_tutorial.experiments.benchmarks",
+    "densenet_tutorial.experiments.claims",
     "densenet_tutorial.experiments.speed",
     "densenet_tutorial.experiments.transfer",
     "densenet_tutorial.figures",
@@ -37,6 +39,7 @@ RESULTS = (
     "ConnectionCost",
     "MemoryMeasurement",
     "SpeedMeasurement",
+    "Verdict",
     "Weights",
 )
 
@@ -135,6 +138,11 @@ def reuse():
     return torch.tensor([[1.0, 2.0], [torch.nan, 3.0]])
 
 
+def rows_of_reuse():
+    cut = {"age": 2, "old": 0.5, "random": [0.6], "connections": 3}
+    return [{"kind": "cuts", "seed": 0, "test_accuracy": 0.9, "connections": 9, "cuts": [cut]}]
+
+
 TITLES = {"title": "a title", "xlabel": "x", "ylabel": "y"}
 EPOCH = {
     "epoch": 1,
@@ -160,12 +168,24 @@ VALID = {
     "data.normalize": lambda: {"images": dataset().test_images, "mean": (0.5,), "std": (0.5,)},
     "data.photograph": lambda: {"name": "cat"},
     "data.read_image": lambda: {"path": "picture.png"},
+    "experiments.baselines.PostActivationLayer": lambda: {
+        "num_input_features": 4,
+        "growth_rate": 4,
+        "bn_size": 1,
+        "drop_rate": 0.0,
+    },
     "experiments.baselines.StackedNet": lambda: {
         "wiring": "plain",
         "width": 4,
         "block_config": (1,),
     },
-    "experiments.baselines.of_equal_budget": lambda: {"reference": model(), "wiring": "plain"},
+    "experiments.baselines.max_pooled": lambda: {"model": copy.deepcopy(model())},
+    "experiments.baselines.multiply_adds": lambda: {"model": model(), "image_size": 8},
+    "experiments.baselines.of_equal_budget": lambda: {
+        "reference": DenseNet(8, (2, 2), stem="cifar"),
+        "wiring": "plain",
+    },
+    "experiments.baselines.post_activated": lambda: {"reference": model()},
     "experiments.baselines.count": lambda: {"model": model()},
     "experiments.benchmarks.as_text": lambda: {"rows": [("a", "b"), ("c", "d")]},
     "experiments.benchmarks.check_output": lambda: {"path": "results.json"},
@@ -186,6 +206,11 @@ VALID = {
         "figures": figures_of_memory(),
         "rows": [("a", "b")],
     },
+    "experiments.speed.BytesAlone": lambda: {"model": model(), "x": pictures()},
+    "experiments.claims.list_claims": dict,
+    "experiments.claims.results": lambda: {"name": "choices"},
+    "experiments.claims.run": lambda: {"names": ["reuse"], "seconds": 1e-9, "progress": False},
+    "experiments.claims.verdict": lambda: {"name": "reuse", "rows": rows_of_reuse()},
     "experiments.speed.ConvolutionsAlone": lambda: {"model": model(), "x": pictures()},
     "experiments.speed.compare_speed": lambda: {
         "name": "densenet_40_12",
@@ -195,6 +220,7 @@ VALID = {
         "repeats": 1,
     },
     "experiments.speed.in_turns": lambda: {"steps": {"a": list}, "repeats": 1},
+    "experiments.speed.quantized": lambda: {"model": model().eval(), "x": pictures()},
     "experiments.speed.results": lambda: {"name": "speed-densenet121-cpu"},
     "experiments.speed.speed_rows": lambda: {"figures": figures_of_speed()},
     "experiments.transfer.few_labels": lambda: {"per_class": 1, "seed": 0, "tests": 10},

@@ -39,7 +39,7 @@ def test_without_its_layers_a_residual_network_is_the_identity_and_a_plain_one_i
     for wiring in baselines.WIRINGS:
         model = baselines.StackedNet(wiring, 3, (5,), in_channels=1).eval()
         for module in model.modules():
-            if isinstance(module, DenseLayer):
+            if isinstance(module, (DenseLayer, baselines.PostActivationLayer)):
                 nn.init.zeros_(module.conv2.weight)
         seen = []
         model.features.norm5.register_forward_pre_hook(
@@ -47,7 +47,11 @@ def test_without_its_layers_a_residual_network_is_the_identity_and_a_plain_one_i
         )
         x = torch.randn(2, 1, 8, 8)
         model(x)
-        expected = model.features.conv0(x) if wiring == "residual" else torch.zeros(2, 3, 8, 8)
+        expected = {
+            "plain": torch.zeros(2, 3, 8, 8),
+            "residual": model.features.conv0(x),
+            "residual-v1": model.features[:3](x),
+        }[wiring]
         assert torch.equal(seen[0], expected)
 
 

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
+from densenet_tutorial import DenseNet, data, densenet
 from densenet_tutorial.__main__ import main
 from densenet_tutorial.experiments import benchmarks, speed
 from densenet_tutorial.memory.variants import RecomputedTransition
@@ -120,7 +122,7 @@ def test_functions_take_turns():
 
 def test_the_models_of_a_comparison_are_of_the_same_weights():
     x = torch.randn(2, 3, 32, 32)
-    models = speed._models("densenet121", "predict", x, compiled=False)
+    models = speed._models("densenet121", "predict", x, amp=False, compiled=False)
     expected = models["ours"](x)
     for name in ("torchvision", "torchvision, channels_last", "ours, channels_last", "optimized"):
         assert torch.allclose(models[name](x), expected, rtol=1e-4, atol=1e-4)
@@ -150,6 +152,28 @@ def test_convolutions_alone_are_those_of_the_model():
     step()
     assert torch.equal(alone._inputs[1].grad, before)  # not added up
     assert all(p.grad is None for p in alone.parameters()) and len(list(alone.parameters())) == 39
+
+
+def test_bytes_alone_are_those_of_the_passes():
+    model = nn.Sequential(nn.Conv2d(2, 4, 1, bias=False), nn.ReLU(), nn.MaxPool2d(2)).eval()
+    read = speed.BytesAlone(model, torch.randn(3, 2, 8, 8))
+    numbers = 3 * 64
+    assert read.total == 4 * (
+        (2 * numbers + 8 + 4 * numbers) + 2 * 4 * numbers + (4 * numbers + numbers)
+    )
+    read()
+
+
+def test_integers_of_8_bits_keep_nearly_all_answers():
+    model = densenet("densenet_bc", weights="fashion-mnist-small").eval()
+    dataset = data.load_dataset("fashion-mini")
+    small = speed.quantized(model, dataset.normalize(dataset.train_images[:200]))
+    x = dataset.normalize(dataset.test_images)
+    with torch.no_grad():
+        expected, found = model(x), small(x)
+    assert type(model) is DenseNet and not model.training  # left as it was
+    assert 0.02 < (found - expected).abs().max() / expected.abs().max() < 0.2
+    assert (found.argmax(1) != expected.argmax(1)).float().mean() < 0.02
 
 
 @pytest.mark.parametrize(

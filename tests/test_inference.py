@@ -443,6 +443,106 @@ class Other(DenseNet):
     pass
 
 
+def test_cuda_graphs_elsewhere_have_no_effect():
+    model, x = small(), torch.randn(2, 1, 32, 32)
+    optimized = optimize_for_inference(model, cuda_graphs=True)
+    assert torch.equal(optimized(x), optimize_for_inference(model)(x))
+    for other in (copy.deepcopy(optimized), pickle.loads(pickle.dumps(optimized))):
+        assert other.cuda_graphs and torch.equal(other(x), optimized(x))
+
+
+@pytest.fixture
+def on_gpu():
+    """A model on a GPU, what it predicts, and the optimized one that has CUDA graphs."""
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA GPU: CUDA graphs")
+    model = small().cuda()
+    # The same kernels, in the same order.
+    return optimize_for_inference(model), optimize_for_inference(model, cuda_graphs=True)
+
+
+def gpu_images(n=2, size=32):
+    return torch.randn(n, 1, size, size, device="cuda")
+
+
+def test_cuda_graphs_of_any_shape(on_gpu):
+    plain, graphs = on_gpu
+    for n, size in [(1, 32), (2, 32), (1, 32), (3, 47), *((i, 40) for i in range(1, 12)), (1, 32)]:
+        x = gpu_images(n, size)
+        found = graphs(x)
+        assert distance(found, plain(x)) < 1e-6
+        graphs(gpu_images(n, size))
+        assert distance(found, plain(x)) < 1e-6  # not written over
+    last = gpu_images().contiguous(memory_format=torch.channels_last)
+    for x in (last, last[:, :, ::2], last.mT, gpu_images(0)):
+        assert torch.allclose(graphs(x), plain(x), atol=1e-5)
+
+
+def test_cuda_graphs_read_the_weights_of_now(on_gpu):
+    plain, graphs = on_gpu
+    x = gpu_images()
+    before = graphs(x)
+    for optimized in on_gpu:
+        with torch.no_grad():
+            optimized.classifier.weight.mul_(2)
+    assert distance(graphs(x), plain(x)) < 1e-6
+    for optimized in on_gpu:
+        optimized.classifier.weight = nn.Parameter(optimized.classifier.weight * 2)
+    assert distance(graphs(x), plain(x)) < 1e-6
+    assert distance(graphs(x), before) > 0.1
+    weights = {name: value * 1.5 for name, value in graphs.state_dict().items()}
+    called = [torch.func.functional_call(model, weights, (x,)) for model in on_gpu]
+    assert distance(*called) < 1e-6
+    for optimized in on_gpu:
+        optimized.load_state_dict(weights, assign=True)
+    assert distance(graphs(x), plain(x)) < 1e-6
+    assert distance(graphs.cpu()(x.cpu()), plain.cpu()(x.cpu())) < 1e-6
+    assert distance(graphs.cuda()(x), plain.cuda()(x)) < 1e-6
+
+
+def test_cuda_graphs_follow_settings(on_gpu):
+    plain, graphs = on_gpu
+    x = gpu_images(8, 64)
+    for tf32 in (True, False, True):
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=tf32, deterministic=True):
+            assert distance(graphs(x), plain(x)) < 1e-6
+    with torch.autocast("cuda", torch.bfloat16):
+        assert torch.equal(graphs(x), plain(x))
+    with torch.inference_mode():
+        assert distance(graphs(x), plain(x)) < 1e-6
+    assert distance(graphs(x), plain(x)) < 1e-6
+    with pytest.raises(ValueError, match=r"x must be torch\.float32"):
+        graphs(x.double())
+
+
+def test_cuda_graphs_in_threads_and_streams(on_gpu):
+    plain, graphs = on_gpu
+    batches = [gpu_images() for _ in range(40)]
+    expected = [plain(x) for x in batches]
+    torch.cuda.synchronize()
+
+    def predict(x):
+        found = graphs(x)
+        torch.cuda.current_stream().synchronize()
+        return found
+
+    graphs(batches[0])
+    with ThreadPoolExecutor(4) as pool:
+        for found, right in zip(pool.map(predict, batches), expected, strict=True):
+            assert distance(found, right) < 1e-6
+    for x, right in zip(batches[:5], expected, strict=False):
+        beside = torch.cuda.Stream()
+        with torch.cuda.stream(beside):
+            found = graphs(x)
+        beside.synchronize()
+        assert distance(found, right) < 1e-6
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):  # of the user's own
+        found = graphs(batches[0])
+    graph.replay()
+    assert distance(found, expected[0]) < 1e-6
+
+
 def in_training(model):
     model.features.denseblock1.denselayer1.norm1.train()
 

@@ -1,5 +1,5 @@
-"""The experiments behind the results pages: baselines, transfer learning, benchmarks."""
+"""The experiments behind the results pages: baselines, claims, transfer learning, benchmarks."""
 
-from densenet_tutorial.experiments import baselines, benchmarks, speed, transfer
+from densenet_tutorial.experiments import baselines, benchmarks, claims, speed, transfer
 
-__all__ = ["baselines", "benchmarks", "speed", "transfer"]
+__all__ = ["baselines", "benchmarks", "claims", "speed", "transfer"]

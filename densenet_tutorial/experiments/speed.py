@@ -3,14 +3,17 @@
 All models take turns in one process, so that changes of load or temperature affect all of them.
 """
 
+import contextlib
 import copy
 import importlib
 import itertools
 import json
 import statistics
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -32,10 +35,12 @@ from densenet_tutorial.utils.arguments import (
 __all__ = [
     "MAX_SPREAD",
     "TASKS",
+    "BytesAlone",
     "ConvolutionsAlone",
     "SpeedMeasurement",
     "compare_speed",
     "in_turns",
+    "quantized",
     "results",
     "speed_rows",
 ]
@@ -107,6 +112,48 @@ class ConvolutionsAlone(nn.Module):
         for read in self._inputs:
             read.grad = None  # of the last call
         return [conv(read) for conv, read in zip(self.convolutions, self._inputs, strict=True)]
+
+
+class BytesAlone(nn.Module):
+    """As many bytes as the passes of a model read and write, copied, and nothing computed.
+
+    Another limit for the time of a model whose tensors do not fit into the caches: its bytes at the
+    bandwidth of this machine's memory.
+
+    Args:
+        model: a model, whose modules without children are its passes; in-place ones count as well.
+        x: (N, C, H, W), an input of `model`, for the shapes.
+
+    Attributes:
+        total: number of bytes, read and written.
+    """
+
+    #: Bytes of a copy, above those of any cache.
+    _PIECE = 2**28
+
+    @arguments.check(model=arguments.module, x=arguments.tensor("floats", "N, C, H, W"))
+    def __init__(self, model: nn.Module, x: Tensor) -> None:
+        super().__init__()
+        self.total = 0
+        counted = copy.deepcopy(model).eval()
+        for module in counted.modules():
+            if not list(module.children()):
+                module.register_forward_hook(self._count)
+        with torch.no_grad():
+            counted(x)
+        self._read = torch.zeros(self._PIECE, dtype=torch.uint8, device=x.device)
+        self._written = torch.zeros_like(self._read)
+
+    def _count(self, module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+        weights = sum(tensor.nbytes for tensor in module.parameters())
+        self.total += inputs[0].nbytes + weights + output.nbytes
+
+    def forward(self, x: Tensor | None = None) -> None:
+        """Copy them; `x` is ignored."""
+        left = self.total // 2  # a copy reads and writes
+        while left > 0:
+            self._written[:left].copy_(self._read[:left])
+            left -= self._PIECE
 
 
 def _function(value: Any) -> Any:
@@ -182,6 +229,7 @@ def _leave_two_values(
     image_size=positive_int,
     repeats=positive_int,
     device=arguments.device,
+    amp=boolean,
     compiled=boolean,
 )
 def compare_speed(
@@ -192,6 +240,7 @@ def compare_speed(
     image_size: int = 224,
     repeats: int = 15,
     device: torch.device | str = "cpu",
+    amp: bool = False,
     compiled: bool = False,
 ) -> list[SpeedMeasurement]:
     """Time of the models of torchvision, timm (if installed) and this package, in turns.
@@ -202,6 +251,7 @@ def compare_speed(
         batch_sizes, image_size: of the images, random numbers.
         repeats: calls that are timed, per model.
         device: a device of PyTorch.
+        amp: whether every model computes under ``torch.autocast`` in bfloat16.
         compiled: whether to add models that ``torch.compile`` compiled.
     """
     device = torch.device(device)
@@ -210,8 +260,8 @@ def compare_speed(
         x = torch.randn(batch_size, 3, image_size, image_size, device=device)
         last = x.contiguous(memory_format=torch.channels_last)
         steps = {
-            label: _step(task, model, last if "channels_last" in label else x)
-            for label, model in _models(name, task, x, compiled).items()
+            label: _step(task, model, last if "channels_last" in label else x, amp)
+            for label, model in _models(name, task, x, amp, compiled).items()
         }
         seconds = in_turns(steps, repeats, device)
         first = next(iter(seconds.values()))
@@ -230,13 +280,16 @@ def compare_speed(
     return found
 
 
-def _step(task: str, model: nn.Module, x: Tensor) -> Callable[[], object]:
+def _step(task: str, model: nn.Module, x: Tensor, amp: bool) -> Callable[[], object]:
+    precision = _precision(x.device, amp)
+
     def predict() -> object:
-        with torch.no_grad():
+        with torch.no_grad(), precision:
             return model(x)
 
     def train() -> None:
-        output = model(x)
+        with precision:
+            output = model(x)
         outputs = output if isinstance(output, list) else [output]
         torch.autograd.backward(outputs, [torch.ones_like(y) for y in outputs])
         model.zero_grad()
@@ -244,7 +297,11 @@ def _step(task: str, model: nn.Module, x: Tensor) -> Callable[[], object]:
     return predict if task == "predict" else train
 
 
-def _models(name: str, task: str, x: Tensor, compiled: bool) -> dict[str, nn.Module]:
+def _precision(device: torch.device, amp: bool) -> contextlib.AbstractContextManager[Any]:
+    return torch.autocast(device.type, torch.bfloat16, enabled=amp)
+
+
+def _models(name: str, task: str, x: Tensor, amp: bool, compiled: bool) -> dict[str, nn.Module]:
     """The models to compare, by label; all with the same weights."""
     ours = network.densenet(name).to(x.device)
     plain: dict[str, nn.Module] = {}
@@ -265,23 +322,68 @@ def _models(name: str, task: str, x: Tensor, compiled: bool) -> dict[str, nn.Mod
     if task == "predict":
         for model in found.values():
             model.eval()
-        found["optimized"] = inference.optimize_for_inference(ours)
-        found["optimized, bfloat16"] = inference.optimize_for_inference(ours, dtype=torch.bfloat16)
+        optimize = partial(inference.optimize_for_inference, ours)
+        found["optimized"] = optimize()
+        if not amp:
+            found["optimized, bfloat16"] = optimize(dtype=torch.bfloat16)
+        if not amp and x.is_cuda:
+            found["optimized, CUDA graph"] = optimize(cuda_graphs=True)
+            graphs = optimize(dtype=torch.bfloat16, cuda_graphs=True)
+            found["optimized, bfloat16, CUDA graph"] = graphs
+        if not amp and x.device.type == "cpu":
+            found["ours, int8"] = quantized(ours, x[:1])
     else:
         for mode in ("checkpoint", "recompute", "minimal"):
             copied = memory.set_memory_efficient(copy.deepcopy(fastest), mode)
             found[f"ours, {mode}, channels_last"] = copied
+        if x.is_cuda:
+            for label in ("torchvision", "ours", "ours, recompute"):
+                name = f"{label}, channels_last"
+                if name in found:
+                    found[f"{name}, CUDA graph"] = _graphed(found[name], x, amp)
     if compiled:
         for label in list(found):
-            if label.split(",")[0] in ("torchvision", "ours", "optimized") and "bf" not in label:
+            if label.split(",")[0] in ("torchvision", "ours", "optimized") and not (
+                "bf" in label or "graph" in label
+            ):
                 found[f"{label}, compiled"] = cast(
                     nn.Module, torch.compile(copy.deepcopy(found[label]))
                 )
     limited = found["optimized"] if task == "predict" else fastest
-    found["convolutions alone"] = ConvolutionsAlone(
-        limited, x.contiguous(memory_format=torch.channels_last)
-    )
+    images = x.contiguous(memory_format=torch.channels_last)
+    found["convolutions alone"] = ConvolutionsAlone(limited, images)
+    if task == "predict" and not amp:
+        found["bytes alone"] = BytesAlone(limited, images)
     return found
+
+
+@arguments.check(model=arguments.module, x=arguments.tensor("floats", "N, C, H, W"))
+def quantized(model: nn.Module, x: Tensor) -> nn.Module:
+    """A copy of a model for prediction on a CPU that computes with 8-bit integers.
+
+    That is PyTorch's static quantisation of an FX graph, which it has deprecated in favour of
+    another package, torchao.
+
+    Args:
+        model: in evaluation mode.
+        x: (N, C, H, W), images from which it finds the range of each tensor's values.
+    """
+    from torch.ao import quantization
+    from torch.ao.quantization import quantize_fx
+
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        settings = quantization.get_default_qconfig_mapping(torch.backends.quantized.engine)
+        prepared = quantize_fx.prepare_fx(copy.deepcopy(model), settings, (x,))
+        prepared(x)
+        return quantize_fx.convert_fx(prepared)
+
+
+def _graphed(model: nn.Module, x: Tensor, amp: bool) -> nn.Module:
+    """A copy of `model` whose forward and backward passes are one CUDA graph each."""
+    x = x.contiguous(memory_format=torch.channels_last)
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=amp, cache_enabled=False):
+        return cast(nn.Module, torch.cuda.make_graphed_callables(copy.deepcopy(model), (x,)))
 
 
 def _timm() -> Any:

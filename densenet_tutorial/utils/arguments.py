@@ -149,6 +149,7 @@ non_negative_int = integer(0)
 seed = integer(0, 2**63 - 1)  # as torch.manual_seed takes them
 positive_number = _number("a finite number above 0", lambda x: 0 < x < math.inf)
 non_negative_number = _number("a finite number of at least 0", lambda x: 0 <= x < math.inf)
+number_of_at_least_1 = _number("a finite number of at least 1", lambda x: 1 <= x < math.inf)
 fraction = _number("a number from 0 to 1", lambda x: 0 <= x <= 1)
 positive_fraction = _number("a number above 0 and at most 1", lambda x: 0 < x <= 1)
 

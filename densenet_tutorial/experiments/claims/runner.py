@@ -1,0 +1,242 @@
+"""Measures units, one after another or in several processes, and keeps what is done.
+
+Each finished unit is a line in ``units.jsonl``, written through to the disk: a run that is killed
+loses the units under way, and the next one goes on with the others.
+"""
+
+import contextlib
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from densenet_tutorial.experiments.claims import costs, plans, trained
+from densenet_tutorial.experiments.claims.trained import Unit
+
+Row = dict[str, Any]
+
+KINDS: dict[str, Callable[..., dict[str, Any]]] = {
+    "train": trained.train,
+    "gradients": trained.gradients,
+    "cuts": trained.cuts,
+    "probes": trained.probes,
+    "held": costs.held,
+    "timed": costs.timed,
+}
+
+
+def key(unit: Unit) -> str:
+    """A unit as text, which is the same for equal units."""
+    return json.dumps(unit, sort_keys=True)
+
+
+class Store:
+    """The finished units, by :func:`key`, in a folder or in memory.
+
+    Args:
+        folder: where ``units.jsonl`` is; ``None`` for memory only.
+        device: where units are measured; those of another device are not mixed with these.
+
+    Raises:
+        ValueError: the folder holds units of another device, or its file is damaged.
+        OSError: it cannot be written to.
+    """
+
+    def __init__(self, folder: Path | None, device: torch.device) -> None:
+        self.rows: dict[str, Row] = {}
+        self.path = None if folder is None else folder / "units.jsonl"
+        self.device = device.type
+        if self.path is None:
+            return
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            text = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
+        except OSError as error:
+            raise OSError(error.errno, f"output: {error.strerror}", str(self.path.parent)) from None
+        whole, _, torn = text.rpartition("\n")
+        for number, line in enumerate(whole.splitlines(), start=1):
+            try:
+                found = json.loads(line)
+                unit, result, where = found["unit"], found["result"], found["device"]
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(f"{self.path} is damaged in line {number}: {error}") from None
+            if where != self.device:
+                raise ValueError(
+                    f"output must be a folder of runs on {self.device!r}, got "
+                    f"{str(self.path.parent)!r}, whose units were measured on {where!r}"
+                )
+            self.rows[key(unit)] = unit | result
+        if torn:  # a line that was being written when the process was killed
+            with self.path.open("r+b") as file:
+                file.truncate(len(text.encode()) - len(torn.encode()))
+
+    def add(self, unit: Unit, result: dict[str, Any]) -> None:
+        """Keep the result of a unit."""
+        self.rows[key(unit)] = unit | result
+        if self.path is not None:
+            line = json.dumps({"unit": unit, "result": result, "device": self.device}) + "\n"
+            with self.path.open("ab") as file:
+                file.write(line.encode())
+                file.flush()
+                os.fsync(file.fileno())
+
+
+def measure(unit: Unit, device: str) -> dict[str, Any]:
+    """The result of a unit, or ``{"error": …}`` with the reason why there is none."""
+    try:
+        return KINDS[unit["kind"]](unit, device)
+    except Exception as error:  # noqa: BLE001 the other units go on
+        words = " ".join(str(error).split()) or "no reason given"
+        return {"error": f"{type(error).__name__}: {words}"[:500]}
+
+
+def run_units(
+    wanted: Callable[[list[Row]], list[Unit]],
+    store: Store,
+    device: torch.device,
+    *,
+    workers: int = 1,
+    seconds: float | None = None,
+    progress: bool = True,
+) -> dict[str, str]:
+    """Measure all wanted units that are not in `store`.
+
+    Args:
+        wanted: from the rows so far to the units; it is asked again when all of them are done,
+            since some units depend on the rows of others.
+        store: keeps the results.
+        device: where to compute.
+        workers: number of processes; with 1, this one.
+        seconds: no unit starts later than this.
+        progress: whether to draw a bar.
+
+    Returns:
+        The reasons why units failed, by :func:`key`.
+    """
+    failed: dict[str, str] = {}
+    end = None if seconds is None else time.monotonic() + seconds
+
+    def in_time() -> bool:
+        return end is None or time.monotonic() < end
+
+    def missing() -> list[Unit]:
+        units = {key(unit): unit for unit in wanted(list(store.rows.values()))}
+        left = [unit for k, unit in units.items() if k not in store.rows and k not in failed]
+        # Tuning first, then seed by seed, so that what is there when time is up has whole seeds;
+        # and long units first, so that no process waits for another one at the end.
+        return sorted(
+            left,
+            key=lambda unit: (
+                unit["kind"] != "timed",
+                not unit.get("held_out"),
+                unit["seed"],
+                -plans.cost(unit),
+            ),
+        )
+
+    with (
+        tqdm(
+            bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed} elapsed, {remaining} left",
+            disable=not progress,
+            file=sys.stderr,
+        ) as bar,
+        _pool(workers, str(device)) as pool,
+    ):
+        while (units := missing()) and in_time():
+            bar.total = bar.n + sum(map(plans.cost, units))
+            # Times are measured while nothing else runs.
+            alone = [unit for unit in units if unit["kind"] == "timed"]
+            for several, some in ((1, alone), (workers, units[len(alone) :])):
+                for unit, result in pool(some, several, in_time):
+                    if "error" in result:
+                        failed[key(unit)] = result["error"]
+                        bar.write(f"failed: {result['error']}, in {key(unit)}", file=sys.stderr)
+                    else:
+                        store.add(unit, result)
+                    left = len(failed) + len(store.rows)
+                    bar.set_description_str(f"{left} units", refresh=False)
+                    bar.update(plans.cost(unit))
+    return failed
+
+
+Pool = Callable[[list[Unit], int, Callable[[], bool]], Iterator[tuple[Unit, dict[str, Any]]]]
+
+
+@contextlib.contextmanager
+def _pool(workers: int, device: str) -> Iterator[Pool]:
+    """A function from units and a number of processes to their results, as they are finished."""
+    if workers == 1:
+        yield lambda units, _, in_time: ((u, measure(u, device)) for u in units if in_time())
+        return
+    context = multiprocessing.get_context("spawn")
+    idle: list[tuple[Any, Connection]] = []
+    busy: dict[Connection, tuple[Any, Unit]] = {}
+
+    def start() -> tuple[Any, Connection]:
+        here, there = context.Pipe()
+        process = context.Process(target=_work, args=(there, device), daemon=True)
+        with _not_interrupted():  # Ctrl-C reaches all processes, and this one ends the others
+            process.start()
+        there.close()
+        return process, here
+
+    def results(
+        units: list[Unit], several: int, in_time: Callable[[], bool]
+    ) -> Iterator[tuple[Unit, dict[str, Any]]]:
+        left = list(reversed(units))
+        while left or busy:
+            while left and len(busy) < several and in_time():
+                process, pipe = idle.pop() if idle else start()
+                unit = left.pop()
+                pipe.send(unit)
+                busy[pipe] = process, unit
+            if not busy:
+                return
+            for pipe in wait(list(busy)):
+                process, unit = busy.pop(pipe)
+                try:
+                    yield unit, pipe.recv()
+                    idle.append((process, pipe))
+                except EOFError:
+                    process.join()
+                    yield unit, {"error": f"its process ended with status {process.exitcode}"}
+
+    try:
+        yield results
+    finally:
+        for process in [*(p for p, _ in idle), *(p for p, _ in busy.values())]:
+            process.kill()
+
+
+def _work(pipe: Connection, device: str) -> None:
+    """Measure what comes through `pipe`, until it is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+    tqdm.set_lock(threading.RLock())  # its own is a semaphore, which a killed process leaves behind
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionError):
+        while True:
+            pipe.send(measure(pipe.recv(), device))
+
+
+@contextlib.contextmanager
+def _not_interrupted() -> Iterator[None]:
+    """Ignore SIGINT, as do processes that are started meanwhile."""
+    try:
+        usual = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    except ValueError:  # only the main thread may set handlers
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, usual)
