@@ -195,6 +195,19 @@ def test_a_network_says_its_channels_and_sizes(config, size, expected):
     assert f"{depth} layers" in diagram.title
 
 
+@pytest.mark.parametrize("blocks", [(1, 4, 8), (1, 1, 1), (2, 1, 16), (6, 12, 24, 16)])
+def test_the_squares_of_a_network_lie_on_no_label(blocks):
+    model = DenseNet(24, blocks, num_classes=10, in_channels=1, stem="cifar").eval()
+    root = ElementTree.fromstring(figures.network(model, 28).svg)
+    boxes = [e for e in root.iter(f"{SVG}rect") if e.get("x")]  # the paper has no x
+    rects = [[float(e.get(name)) for name in ("x", "y", "height")] for e in boxes]
+    squares = [(y, y + height) for x, y, height in rects if x < 70]
+    labels = [float(e.get("y")) for e in root.iter(f"{SVG}text") if e.get("x") == "42"]
+    assert len(squares) == len(labels) - 1 == len(blocks) + 1
+    for base in labels:
+        assert all(base < top or base - 11 > bottom for top, bottom in squares)
+
+
 def test_receptive_squares_are_as_large_as_the_fields():
     fields = [
         insight.ReceptiveField("stem", 3, 3, 1),

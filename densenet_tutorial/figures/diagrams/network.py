@@ -96,7 +96,8 @@ def network(model: DenseNet, image_size: int) -> Diagram:
             continue
         y += 3
         low = x0 + following.shape[0] * unit
-        high = max(17.0, 58 - (y - bottom) - len(sources) * row)
+        below = max(58.0, height * pixel + 27)  # the texts and the square need so much
+        high = max(17.0, below - (y - bottom) - len(sources) * row)
         d = f"M{x0} {y:.2f}H{x0 + channels * unit:.2f}L{low:.2f} {y + high:.2f}H{x0}Z"
         drawing.path(d, "wash", "line")
         y += high + 3
