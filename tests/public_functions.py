@@ -226,14 +226,40 @@ VALID = {
     "experiments.transfer.few_labels": lambda: {"per_class": 1, "seed": 0, "tests": 10},
     "experiments.transfer.run": lambda: {"start": "frozen", "seed": 0, "per_class": 1, "epochs": 1},
     "experiments.transfer.started": lambda: {"start": "frozen", "seed": 0},
+    "figures.adding_and_concatenating": lambda: {
+        "old": torch.tensor([1, 2]),
+        "new": torch.tensor([3, 4]),
+    },
+    "figures.all_reduce": lambda: {"batch": torch.arange(1.0, 5), "weight": 2.0},
+    "figures.batch_norm_trap": lambda: {"layer": block()["denselayer1"]},
+    "figures.channel_order": lambda: {"block": block()},
+    "figures.checkpoint": lambda: {"state": {"model": model().state_dict(), "optimizer": {}}},
+    "figures.dense_layer": lambda: {"layer": block()["denselayer1"]},
+    "figures.growing_strip": lambda: {"block": block()},
+    "figures.keys": lambda: {"state_dict": model().state_dict()},
+    "figures.network": lambda: {"model": model(), "image_size": 8},
+    "figures.preprocessing": lambda: {
+        "picture": Image.new("RGB", (40, 30)),
+        "transform": weights.transforms("fashion-mnist-small"),
+    },
+    "figures.receptive_squares": lambda: {
+        "fields": insight.receptive_fields(model()),
+        "picture": torch.zeros(3, 8, 8, dtype=torch.uint8),
+    },
+    "figures.saved_tensors": lambda: {"block": block()},
+    "figures.training_loop": lambda: {
+        "training": training.Training(model(), dataset(), training.Recipe(epochs=1, batch_size=2))
+    },
+    "figures.transition": lambda: {"transition": model().features.transition1},
+    "figures.transition_orders": lambda: {"transition": model().features.transition1},
+    "figures.weighted_maps": lambda: {"model": model(), "x": pictures(), "target": 1},
+    "figures.wirings": lambda: {"block": block()},
     "figures.bars": lambda: {"values": {"a": 1.0}, "title": "t", "xlabel": "x"},
-    "figures.channels": lambda: {"block": block()},
     "figures.confusion": lambda: {"matrix": torch.eye(2), "classes": ["a", "b"]},
     "figures.connection_costs": lambda: {
         "measured": {"denseblock1": ([cost()], reuse())},
         "title": "t",
     },
-    "figures.connectivity": lambda: {"block": block()},
     "figures.costs": lambda: {"parts": insight.part_costs(model(), 8)},
     "figures.curves": lambda: {"series": {"a": [1, 2, 3]}, **TITLES},
     "figures.effective_receptive_fields": lambda: {
@@ -261,7 +287,6 @@ VALID = {
         "fields": insight.receptive_fields(model()),
         "image_size": 8,
     },
-    "figures.shapes": lambda: {"features": model().intermediate_features(pictures())},
     "figures.mean_and_range": lambda: {"runs": {"a": [[1, 2], [2, 3]]}, **TITLES},
     "figures.memory_passes": lambda: {"ways": {"a": [("conv1", 8.0, 4)]}, "title": "t"},
     "figures.ratios": lambda: {"rows": {"a": [1.0, 1.5], "b": [0.5]}, "title": "t", "xlabel": "x"},
@@ -270,11 +295,6 @@ VALID = {
         "bandwidth": 50.0,
         "compute": 100.0,
         "title": "t",
-    },
-    "figures.stacked_bars": lambda: {
-        "rows": {"a": {"b": 1.0, "c": 2.0}},
-        "title": "t",
-        "xlabel": "x",
     },
     "figures.time_and_memory": lambda: {"figures": figures_of_memory()},
     "insight.connection_costs": lambda: {

@@ -127,6 +127,12 @@ LAYER = {
 }
 TITLES = {"title": text(), "xlabel": text(), "ylabel": text()}
 BLOCK = [*module(), DenseBlock, nn.ModuleDict(), model()]
+SIZE = [None, 3, "ab", (1,), (1, 2, 3), (0, 2), (2.5, 2), {3, 4}, Foreign(), generator(3, 4)]
+TRANSITION = {
+    "transition": [*module(), nn.ReLU(), model()],
+    "size": SIZE,
+    "sources": [*optional(sequence(0, -1, True, 2.5, "3", good=8)), [8, 9]],
+}
 TABLE_OF_WORDS = [*sequence("ab", ("a", 3), [None], good=("a", "b")), [("a",), ("a", "b")]]
 DATASET = [*choice(), dataset().train_images, vars(dataset())]
 STATE_DICT = [None, 3, "x", Foreign(), [], {"a": None}, {"a": Foreign()}]
@@ -302,12 +308,51 @@ TABLE = {
         "lr": real(0.0, -1.0, math.inf),
     },
     "experiments.transfer.started": {"start": choice(), "seed": whole(0, 2**63 - 1)},
+    "figures.adding_and_concatenating": {
+        "old": [*tensor("numbers", 2), torch.zeros(3)],
+        "new": [*tensor("numbers", 2), torch.zeros(3)],
+    },
+    "figures.all_reduce": {
+        "batch": [*tensor("floats", 4), torch.ones(3)],
+        "weight": real(math.inf),
+        "processes": [*whole(), 1, 4, 5],
+    },
+    "figures.batch_norm_trap": {"layer": [*module(), nn.ReLU()]},
+    "figures.channel_order": {"block": BLOCK},
+    "figures.checkpoint": {"state": [None, 3, "x", Foreign(), [], {}, {"model": {}}]},
+    "figures.dense_layer": {
+        "layer": [*module(), nn.ReLU(), model()],
+        "size": SIZE,
+        "sources": [*optional(sequence(0, -1, True, 2.5, "3", good=4)), [4, 5]],
+    },
+    "figures.growing_strip": {"block": BLOCK},
+    "figures.keys": {"state_dict": STATE_DICT},
+    "figures.network": {"model": densenet(), "image_size": whole(2)},
+    "figures.preprocessing": {
+        "picture": [None, 3, "x", Foreign(), torch.zeros(3, 4, 4), np.zeros((4, 4, 3))],
+        "transform": [None, 3, "x", Foreign(), [], nn.ReLU(), nn.Sequential()],
+    },
+    "figures.receptive_squares": {
+        "fields": sequence(3, "a", good=insight.receptive_fields(model())[0]),
+        "picture": tensor("uint8", 3, 8, 8),
+    },
+    "figures.saved_tensors": {
+        "block": [*BLOCK, DenseBlock(2, 8, None, 4, 0.0), DenseBlock(7, 8, 4, 4, 0.0)]
+    },
+    "figures.training_loop": {"training": [None, 3, "x", Foreign(), {}, model()]},
+    "figures.transition": TRANSITION,
+    "figures.transition_orders": TRANSITION,
+    "figures.weighted_maps": {
+        "model": densenet(),
+        "x": [*tensor("floats", 3, 1, 8, 8), torch.randn(3, 2, 8, 8)],
+        "target": [*whole(0), 5],
+    },
+    "figures.wirings": {"block": BLOCK},
     "figures.bars": {
         "values": [*mapping("1", math.nan, math.inf, True, good=1.0), dict.fromkeys(NINE, 1.0)],
         "title": text(),
         "xlabel": text(),
     },
-    "figures.channels": {"block": BLOCK},
     "figures.confusion": {
         "matrix": [*tensor("numbers", 2, 2), torch.zeros(2, 3), torch.zeros(3, 3)],
         "classes": [*CLASSES, ["a"]],
@@ -323,7 +368,6 @@ TABLE = {
         "title": text(),
         "name_above": real(math.inf),
     },
-    "figures.connectivity": {"block": BLOCK},
     "figures.costs": {"parts": sequence(3, "a", good=insight.part_costs(model(), 8)[0])},
     "figures.curves": {
         "series": [
@@ -381,9 +425,6 @@ TABLE = {
         "fields": sequence(3, "a", good=insight.receptive_fields(model())[0]),
         "image_size": whole(),
     },
-    "figures.shapes": {
-        "features": mapping(*tensor("numbers", 2, 4, 4, 4), good=torch.ones(2, 4, 4, 4))
-    },
     "figures.mean_and_range": {
         "runs": mapping(3, [], ["ab"], [[]], [[1.0], [1.0, 2.0]], good=[[1.0, 2.0]]),
         **TITLES,
@@ -408,11 +449,6 @@ TABLE = {
         "bandwidth": real(0.0, -1.0, math.inf),
         "compute": real(0.0, -1.0, math.inf),
         "title": text(),
-    },
-    "figures.stacked_bars": {
-        "rows": mapping(3, [], {}, {"b": 1.0}, {"b": "1", "c": 1.0}, good={"b": 1.0, "c": 1.0}),
-        "title": text(),
-        "xlabel": text(),
     },
     "figures.time_and_memory": {
         "figures": [

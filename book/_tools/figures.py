@@ -1,4 +1,4 @@
-"""Write every figure that is stored in the chapters as a PNG file, for slides.
+"""Write every figure that is stored in the chapters as a PNG or SVG file, for slides.
 
     python book/_tools/figures.py [FOLDER]
 
@@ -16,14 +16,20 @@ import notebooks
 
 
 def figures(path):
-    """The figures of the notebook at `path`: file name, description, PNG."""
+    """The figures of the notebook at `path`: file name, description, content."""
     number = 0
     for cell in notebooks.read(path).cells:
         for output in cell.get("outputs", []):
-            if png := output.get("data", {}).get("image/png"):
-                number += 1
-                described = cell.metadata.get("mystnb", {}).get("image", {}).get("alt", "")
-                yield f"{path.stem}-{number}.png", described, base64.b64decode(png)
+            data = output.get("data", {})
+            if png := data.get("image/png"):
+                suffix, content = "png", base64.b64decode(png)
+            elif svg := data.get("image/svg+xml"):
+                suffix, content = "svg", svg.encode()
+            else:
+                continue
+            number += 1
+            described = cell.metadata.get("mystnb", {}).get("image", {}).get("alt", "")
+            yield f"{path.stem}-{number}.{suffix}", described, content
 
 
 def write(folder, chapters):
@@ -31,9 +37,9 @@ def write(folder, chapters):
     folder.mkdir(parents=True, exist_ok=True)
     lines = ["# Figures of the book (CC BY 4.0)", ""]
     for path in chapters:
-        for name, described, png in figures(path):
+        for name, described, content in figures(path):
             with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
-                file.write(png)
+                file.write(content)
             os.chmod(file.name, 0o644)
             os.replace(file.name, folder / name)
             lines.append(f"- `{name}`: {described}")

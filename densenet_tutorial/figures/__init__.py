@@ -3,13 +3,25 @@
 Each function returns its figure.
 """
 
-from densenet_tutorial.figures.building import (
-    channels,
-    connectivity,
-    costs,
-    receptive_fields,
-    shapes,
+from densenet_tutorial.figures.building import costs, receptive_fields
+from densenet_tutorial.figures.diagrams.building import (
+    adding_and_concatenating,
+    channel_order,
+    dense_layer,
+    growing_strip,
+    transition,
+    transition_orders,
+    wirings,
 )
+from densenet_tutorial.figures.diagrams.network import network, receptive_squares
+from densenet_tutorial.figures.diagrams.training import (
+    all_reduce,
+    batch_norm_trap,
+    checkpoint,
+    saved_tensors,
+    training_loop,
+)
+from densenet_tutorial.figures.diagrams.using import keys, preprocessing, weighted_maps
 from densenet_tutorial.figures.insight import (
     connection_costs,
     effective_receptive_fields,
@@ -31,32 +43,44 @@ from densenet_tutorial.figures.plots import (
     history,
     images,
     mean_and_range,
-    stacked_bars,
 )
 from densenet_tutorial.figures.style import png
 
 __all__ = [
+    "adding_and_concatenating",
+    "all_reduce",
     "bars",
-    "channels",
+    "batch_norm_trap",
+    "channel_order",
+    "checkpoint",
     "confusion",
     "connection_costs",
-    "connectivity",
     "costs",
     "curves",
+    "dense_layer",
     "effective_receptive_fields",
     "feature_maps",
     "feature_reuse_maps",
     "grad_cam_maps",
     "gradient_norms",
+    "growing_strip",
     "history",
     "images",
+    "keys",
     "mean_and_range",
     "memory_passes",
+    "network",
     "png",
+    "preprocessing",
     "ratios",
     "receptive_fields",
+    "receptive_squares",
     "roofline",
-    "shapes",
-    "stacked_bars",
+    "saved_tensors",
     "time_and_memory",
+    "training_loop",
+    "transition",
+    "transition_orders",
+    "weighted_maps",
+    "wirings",
 ]

@@ -1,153 +1,20 @@
-"""Figures of chapters 1 to 5: connections, channels, shapes, receptive fields, costs."""
+"""Figures of chapter 5: receptive fields and costs."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyArrowPatch, Rectangle
-from torch import Tensor, nn
 
 from densenet_tutorial.figures.style import (
     COLORS,
     GREY,
-    HATCHES,
     MARKERS,
     new_figure,
     set_title,
     styled,
 )
 from densenet_tutorial.insight import PartCost, ReceptiveField
-from densenet_tutorial.layers import DenseBlock
 from densenet_tutorial.utils import arguments
-
-
-def _as_block(value: Any) -> Any:
-    # Duck typing, for the reader's own class from chapter 03.
-    if not isinstance(value, nn.ModuleDict) or not value:
-        raise TypeError
-    if not all(
-        hasattr(layer, "norm1") and hasattr(layer, "growth_rate") for layer in value.values()
-    ):
-        raise TypeError
-    return value
-
-
-_block = arguments.Check("a DenseBlock", _as_block)
-
-
-def _sources(block: DenseBlock) -> tuple[list[str], list[int]]:
-    """Names and channels of everything that a block concatenates."""
-    layers: list[Any] = list(block.values())
-    return (
-        ["input", *(f"layer {i}" for i in range(1, len(layers) + 1))],
-        [layers[0].norm1.num_features, *(layer.growth_rate for layer in layers)],
-    )
-
-
-@arguments.check(block=_block)
-@styled
-def connectivity(block: DenseBlock) -> Figure:
-    """Every connection of `block`: arcs from each source to each layer that reads it."""
-    names, channels = _sources(block)
-    figure, axes = new_figure(6.4, 3.3)
-    count = len(channels)
-    for target in range(1, count):
-        for source in range(target):
-            axes.add_patch(
-                FancyArrowPatch(
-                    (source, 0.16),
-                    (target, 0.16),
-                    connectionstyle=f"arc3,rad={-0.55 if target - source > 1 else -0.25}",
-                    arrowstyle="-|>",
-                    mutation_scale=13,
-                    color=COLORS[source % len(COLORS)],
-                    linewidth=1.8,
-                )
-            )
-    for i, (name, width) in enumerate(zip(names, channels)):
-        color = COLORS[i % len(COLORS)]
-        axes.add_patch(
-            Rectangle(
-                (i - 0.3, -0.16), 0.6, 0.32, facecolor="white", edgecolor=color, linewidth=2.5
-            )
-        )
-        axes.text(
-            i, 0, f"+{width}" if i else str(width), ha="center", va="center", fontweight="bold"
-        )
-        axes.text(i, -0.26, name, ha="center", va="top")
-    layers = count - 1
-    axes.text(
-        (count - 1) / 2,
-        -0.62,
-        "numbers: feature maps that each one adds",
-        ha="center",
-        color="#555555",
-        fontsize=11,
-    )
-    axes.set(xlim=(-0.6, count - 0.4), ylim=(-0.75, 0.3 + 0.28 * layers))
-    set_title(figure, f"{layers} layers, {layers * (layers + 1) // 2} direct connections")
-    axes.axis("off")
-    return figure
-
-
-@arguments.check(block=_block)
-@styled
-def channels(block: DenseBlock) -> Figure:
-    """Input channels of each layer of `block`, and its output channels, stacked by source."""
-    names, widths = _sources(block)
-    figure, axes = new_figure(6.4, 3.8)
-    readers = [*names[1:], "output"]
-    for source, (name, width) in enumerate(zip(names, widths)):
-        readers_of_source = range(source, len(readers))
-        axes.bar(
-            readers_of_source,
-            [width] * len(readers_of_source),
-            bottom=sum(widths[:source]),
-            width=0.7,
-            color=COLORS[source % len(COLORS)],
-            edgecolor="white",
-            hatch=HATCHES[source % len(HATCHES)],
-            label=f"from {name}",
-        )
-    for i in range(len(readers)):
-        total = sum(widths[: i + 1])
-        axes.text(i, total, str(total), ha="center", va="bottom", fontweight="bold")
-    axes.set_xticks(range(len(readers)), readers)
-    axes.set(ylabel="channels read", ylim=(0, sum(widths) * 1.12))
-    set_title(figure, f"Channels grow by {widths[-1]} per layer")
-    axes.legend(loc="upper left", fontsize=10.5)
-    return figure
-
-
-@arguments.check(features=arguments.mapping_of(arguments.tensor("numbers", "N, C, H, W")))
-@styled
-def shapes(features: Mapping[str, Tensor]) -> Figure:
-    """The features after each part as a bar: its length shows channels, its thickness the height.
-
-    `features` is the result of :meth:`DenseNet.intermediate_features`.
-    """
-    figure, axes = new_figure(6.4, 1.0 + 0.42 * len(features))
-    sizes = {name: tuple(tensor.shape[1:]) for name, tensor in features.items()}
-    most = max(c for c, _, _ in sizes.values())
-    side = max(h for _, h, _ in sizes.values())
-    for row, (name, (c, h, w)) in enumerate(sizes.items()):
-        color = COLORS[1] if name.startswith("transition") else COLORS[0]
-        thickness = 0.12 + 0.74 * h / side
-        axes.barh(
-            row,
-            c,
-            height=thickness,
-            color=color,
-            hatch="//" if color == COLORS[1] else "",
-            edgecolor="white",
-        )
-        axes.text(c + most * 0.02, row, f"{c} × {h} × {w}", va="center")
-    axes.set_yticks(range(len(sizes)), sizes)
-    axes.invert_yaxis()
-    axes.set(xlabel="channels (bar length); height × width (bar thickness)", xlim=(0, most * 1.35))
-    set_title(figure, "Blocks add channels, transitions halve the picture")
-    return figure
 
 
 @arguments.check(

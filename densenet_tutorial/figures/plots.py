@@ -61,11 +61,6 @@ def _one_x_each(series: Mapping[str, np.ndarray], x: np.ndarray | None) -> None:
             )
 
 
-def _same_parts(rows: Mapping[str, Mapping[str, float]]) -> None:
-    if len({tuple(sorted(parts)) for parts in rows.values()}) > 1:
-        raise ValueError(f"rows must have the same parts, got {arguments.shown(rows)}")
-
-
 def _one_each(
     images: Sequence[Tensor], titles: Sequence[str], wrong: Sequence[bool] | None
 ) -> None:
@@ -164,38 +159,6 @@ def bars(values: Mapping[str, float], *, title: str, xlabel: str) -> Figure:
     axes.invert_yaxis()
     axes.set(xlabel=xlabel, xlim=(0, 1.15 * max(values.values())))
     set_title(figure, title)
-    return figure
-
-
-@arguments.check(
-    _same_parts, rows=mapping_of(mapping_of(finite_number, most=_MOST)), title=text, xlabel=text
-)
-@styled
-def stacked_bars(rows: Mapping[str, Mapping[str, float]], *, title: str, xlabel: str) -> Figure:
-    """A horizontal bar chart with stacked, named parts and totals."""
-    figure, axes = new_figure(6.4, 1.9 + 0.5 * len(rows))
-    totals = [sum(parts.values()) for parts in rows.values()]
-    starts = np.zeros(len(rows))
-    for i, part in enumerate(next(iter(rows.values()))):
-        widths = np.array([parts[part] for parts in rows.values()])
-        axes.barh(
-            range(len(rows)),
-            widths,
-            left=starts,
-            height=0.6,
-            color=COLORS[i],
-            hatch=HATCHES[i],
-            edgecolor="white",
-            label=part,
-        )
-        starts += widths
-    for row, total in enumerate(totals):
-        axes.text(total, row, f" {total:g}", va="center", fontweight="bold")
-    axes.set_yticks(range(len(rows)), rows)
-    axes.invert_yaxis()
-    axes.set(xlabel=xlabel, xlim=(0, 1.12 * max(totals)))
-    set_title(figure, title)
-    figure.legend(loc="outside lower center", ncols=3, fontsize=10.5)
     return figure
 
 

@@ -351,6 +351,9 @@ def test_grading_needs_submissions_and_an_autograder(tmp_path):
 def test_figures_are_written_with_their_descriptions(tmp_path):
     chapters = notebooks.chapters()
     count = figures.write(tmp_path, chapters)
-    assert count == len(list(tmp_path.glob("*.png"))) > 10
+    drawings = list(tmp_path.glob("*.svg"))
+    assert count == len(list(tmp_path.glob("*.png"))) + len(drawings)
+    assert len(drawings) > 10 and count > 2 * len(drawings)
+    assert all(path.read_bytes().startswith(b"<svg ") for path in drawings)
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in tmp_path.glob("*.png"))
     assert (tmp_path / "figures.md").read_text(encoding="utf-8").count("\n- `") == count
