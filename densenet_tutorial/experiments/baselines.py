@@ -9,7 +9,7 @@ import copy
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -139,7 +139,7 @@ class StackedNet(nn.Module):
         for i, num_layers in enumerate(block_config, start=1):
             if i > 1:
                 wider = round(width * 2 ** (i - 1))
-                transition = Transition(channels, wider)
+                transition: nn.Module = Transition(channels, wider)
                 if first:
                     transition = _post_activation_transition(channels, wider)
                 self.features.add_module(f"transition{i - 1}", transition)
@@ -240,7 +240,7 @@ def of_equal_budget(
             [len(block) for block in blocks],
             reference.num_classes,
             in_channels=reference.in_channels,
-            drop_rate=layers[0].drop_rate,
+            drop_rate=cast(DenseLayer, layers[0]).drop_rate,
         )
 
     @functools.cache
@@ -299,12 +299,13 @@ def post_activated(reference: DenseNet) -> DenseNet:
     BN-ReLU-Conv, also in stem and transitions.
     """
     model = copy.deepcopy(reference)
-    features = model.features
+    features: Any = model.features
     stem = features.conv0.out_channels
     features.conv0 = nn.Sequential(features.conv0, nn.BatchNorm2d(stem), nn.ReLU())
     for name, part in list(features.named_children()):
         if isinstance(part, DenseBlock):
-            for key, layer in list(part.items()):
+            layers: list[tuple[str, Any]] = list(part.items())
+            for key, layer in layers:
                 part[key] = PostActivationLayer(
                     layer.norm1.num_features,
                     layer.growth_rate,
@@ -327,5 +328,5 @@ def max_pooled(model: DenseNet) -> DenseNet:
     """Replace average by max pooling in the transitions of `model`, which is returned."""
     for module in model.modules():
         if isinstance(module, Transition):
-            module.pool = nn.MaxPool2d(2)
+            module.pool = nn.MaxPool2d(2)  # type: ignore[assignment]
     return model

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from tqdm import tqdm
@@ -202,7 +202,8 @@ def _pool(workers: int, device: str) -> Iterator[Pool]:
                 busy[pipe] = process, unit
             if not busy:
                 return
-            for pipe in wait(list(busy)):
+            for ready in wait(list(busy)):
+                pipe = cast(Connection, ready)
                 process, unit = busy.pop(pipe)
                 try:
                     yield unit, pipe.recv()

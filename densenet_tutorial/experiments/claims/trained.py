@@ -64,7 +64,7 @@ def dataset_of(unit: Unit, device: torch.device | str) -> data.ImageDataset:
     taught = whole.train_labels[chosen]
     if unit.get("shuffled"):
         taught = taught[torch.randperm(len(taught), generator=generator).to(device)]
-    parts = {"train_images": whole.train_images[chosen], "train_labels": taught}
+    parts: dict[str, Any] = {"train_images": whole.train_images[chosen], "train_labels": taught}
     if unit.get("held_out"):
         parts["test_images"] = whole.train_images[held_out]
         parts["test_labels"] = whole.train_labels[held_out]

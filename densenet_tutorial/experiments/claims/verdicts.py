@@ -72,7 +72,7 @@ def _runs(rows: list[Row], kind: str = "train") -> list[Row]:
     return [row for row in rows if row["kind"] == kind and not row.get("held_out")]
 
 
-def _need(rows: list[Row], what: str) -> None:
+def _need(rows: Sequence[Any], what: str) -> None:
     if not rows:
         raise ValueError(f"rows must have {what}, got none")
 
@@ -108,7 +108,7 @@ def _against_others(
         found = _differences(dense.get(key[:-2], []), theirs, value)
         if found:
             signs[key], means[key] = clear(found), _mean(found)
-    _need(list(signs), "runs of a DenseNet and of another family with the same seeds")
+    _need([*signs], "runs of a DenseNet and of another family with the same seeds")
     return signs, means
 
 
@@ -309,7 +309,7 @@ def memory(rows: list[Row]) -> Verdict:
             if ours and row["blocks"] == blocks and theirs:
                 ratio = row["bytes_per_image"] / theirs[0]["bytes_per_image"]
                 ratios.setdefault(row["mode"], []).append(ratio)
-    _need(list(ratios), "held bytes of residual networks as accurate as a DenseNet")
+    _need([*ratios], "held bytes of residual networks as accurate as a DenseNet")
     more = {mode: sum(r > _MORE for r in some) * 2 >= len(some) for mode, some in ratios.items()}
     outcome = HOLDS if all(more.values()) else CONDITION if more[False] else NOT_HERE
     words = _list(
@@ -349,8 +349,8 @@ def time(rows: list[Row]) -> Verdict:
             size = ours["growth_rate"]
             alike = {"family": "residual", "growth_rate": size, "budget": "multiply_adds"}
             for name, other in (("multiply-adds", alike), ("accuracy", equal.get(size))):
-                for theirs in times if other else ():
-                    if _same_network(theirs, other):
+                for theirs in times:
+                    if other and _same_network(theirs, other):
                         for task in ("predict", "train"):
                             ratio = statistics.median(ours[task]) / statistics.median(theirs[task])
                             key = name, task, row["batch_size"]
@@ -362,7 +362,7 @@ def time(rows: list[Row]) -> Verdict:
                         work = largest * entry["multiply_adds"]
                         rate = work / statistics.median(entry["predict"]) / 1e9
                         rates.setdefault(entry["family"], []).append(rate)
-    _need(list(ratios), "times of a residual network to compare with")
+    _need([*ratios], "times of a residual network to compare with")
     slower = [key for key, some in ratios.items() if statistics.median(some) > _MORE]
     outcome = HOLDS if len(slower) == len(ratios) else CONDITION if slower else NOT_HERE
     words = _list(
