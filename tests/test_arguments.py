@@ -300,7 +300,7 @@ TABLE = {
         "seed": whole(0, 2**63 - 1),
         "tests": whole(1, 1000),
     },
-    "experiments.transfer.run": {
+    "experiments.transfer.run_from": {
         "start": choice(),
         "seed": whole(0, 2**63 - 1),
         "per_class": whole(1, 1000),

@@ -86,7 +86,7 @@ def started(start: str, seed: int) -> DenseNet:
     epochs=arguments.positive_int,
     lr=arguments.positive_number,
 )
-def run(
+def run_from(
     start: str, seed: int, *, per_class: int = 10, epochs: int = 5, lr: float = 0.05
 ) -> list[float]:
     """Test accuracy (0 to 1) after each epoch of a run with few labels, in batches of 10."""
@@ -120,7 +120,7 @@ def main() -> None:
     table.writerow(["epochs", "lr", "start", "seed", "test_accuracy"])
     for row in itertools.product(options.epochs, options.lr, STARTS, range(options.seeds)):
         epochs, lr, start, seed = row
-        accuracy = run(start, seed, epochs=epochs, lr=lr)[-1]
+        accuracy = run_from(start, seed, epochs=epochs, lr=lr)[-1]
         table.writerow([*row, round(accuracy, 4)])
         print(
             f"{start}, {epochs} epochs, learning rate {lr}, seed {seed}: {accuracy:.1%}", flush=True
