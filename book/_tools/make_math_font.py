@@ -16,7 +16,8 @@ FONT = Path(__file__).resolve().parents[1] / "_static" / "math.woff2"
 
 LATIN = "".join(chr(c) for c in range(0x20, 0x7F))
 GREEK = "ΓΔΘΛΞΠΣΦΨΩαβγδεζηθικλμνξοπρςστυφχψωϕϑϵϱϖ"
-SIGNS = "ˆ˜¯˙→←↔⇒∂∇∈∉∑∏∫−∓±×÷⋅·∗∘√∞∝≈≡≠≤≥≪≫≲≳⊂⊆∪∩∀∃∣∥⌊⌋⌈⌉⟨⟩…⋯⋮⋱⊙⊕⊗ℓℎℝ⏞⏟⎴⎵′"
+SIGNS = "ˆ˜¯˙→←↔⇒∂∇∈∉∑∏∫−∓±×÷⋅·∗∘√∞∝≈≡≠≤≥≪≫≲≳⊂⊆∪∩∀∃∣∥⌊⌋⌈⌉⟨⟩…⋯⋮⋱⊙⊕⊗ℓℎℝ⏞⏟⎴⎵′″‖‾¯"
+ACCENTS = "\u0302\u0303\u0332\u20d7"
 # Where Unicode has the letters of formulas.
 LETTERS = [
     *range(0x1D434, 0x1D468),  # italic
@@ -25,6 +26,44 @@ LETTERS = [
     *[ord(c) for c in "ℬℰℱℋℐℒℳℛℂℍℕℙℚℝℤ\ufe00"],
     *range(0x1D6FC, 0x1D71C),  # italic Greek
 ]
+
+
+def narrow_roots(font):
+    """Give tall root signs the width of the small one.
+
+    Chromium reserves the width of the widest for every root, so that a gap would follow each.
+    """
+    name = font.getBestCmap()[ord("√")]
+    width, _ = font["hmtx"][name]
+    variants = font["MATH"].table.MathVariants
+    root = variants.VertGlyphConstruction[variants.VertGlyphCoverage.glyphs.index(name)]
+    glyphs = {record.VariantGlyph for record in root.MathGlyphVariantRecord}
+    glyphs |= {record.glyph for record in root.GlyphAssembly.PartRecords}
+    for glyph in glyphs:
+        factor = width / font["hmtx"][glyph][0]
+        outline = font["glyf"][glyph]
+        outline.coordinates.scale((factor, 1))
+        outline.coordinates.toInt()
+        outline.recalcBounds(font["glyf"])
+        font["hmtx"][glyph] = (width, outline.xMin)
+
+
+def widen_accents(font):
+    """Give accents a width of their own: combining signs have none, and would stand to the left."""
+    variants = font["MATH"].table.MathVariants
+    coverage = variants.HorizGlyphCoverage.glyphs
+    for accent in ACCENTS:
+        name = font.getBestCmap()[ord(accent)]
+        glyphs = {name}
+        if name in coverage:
+            construction = variants.HorizGlyphConstruction[coverage.index(name)]
+            glyphs |= {record.VariantGlyph for record in construction.MathGlyphVariantRecord}
+        for glyph in glyphs:
+            outline = font["glyf"][glyph]
+            if font["hmtx"][glyph][0] == 0 and outline.numberOfContours > 0:
+                outline.coordinates.translate((-outline.xMin, 0))
+                outline.recalcBounds(font["glyf"])
+                font["hmtx"][glyph] = (outline.xMax, 0)
 
 
 def main(source):
@@ -37,8 +76,10 @@ def main(source):
     )
     font = subset.load_font(source, options)
     cut = subset.Subsetter(options)
-    cut.populate(text=LATIN + GREEK + SIGNS, unicodes=LETTERS)
+    cut.populate(text=LATIN + GREEK + SIGNS + ACCENTS, unicodes=LETTERS)
     cut.subset(font)
+    narrow_roots(font)
+    widen_accents(font)
     subset.save_font(font, FONT, options)
     print(f"{FONT}: {FONT.stat().st_size} bytes")
 

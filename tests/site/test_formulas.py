@@ -100,9 +100,7 @@ def test_every_sign_is_in_the_font_that_came_along(browser, server, page):  # no
         devtools.send("DOM.enable")
         devtools.send("CSS.enable")
         root = devtools.send("DOM.getDocument")["root"]["nodeId"]
-        found = devtools.send(
-            "DOM.querySelectorAll", {"nodeId": root, "selector": "article math"}
-        )
+        found = devtools.send("DOM.querySelectorAll", {"nodeId": root, "selector": "article math"})
         strangers = []
         for node in found["nodeIds"]:
             fonts = devtools.send("CSS.getPlatformFontsForNode", {"nodeId": node})["fonts"]
