@@ -12,7 +12,7 @@ FIGURE = re.compile(r'<img [^>]*?src="(?P<address>[^"]*_images/[^"/]+\.png)"[^>]
 
 
 def to_webp(png):
-    """Write the picture beside `png`, pixel for pixel; return its path, its width and height."""
+    """Write the picture beside `png`, pixel for pixel; return its width and height."""
     webp = png.with_suffix(".webp")
     with Image.open(png) as image:
         size = image.size
@@ -21,7 +21,7 @@ def to_webp(png):
             image.convert("RGB" if opaque else "RGBA").save(
                 webp, lossless=True, quality=75, method=3
             )
-    return webp, *size
+    return size
 
 
 def lighten(page):
@@ -31,7 +31,7 @@ def lighten(page):
     def replace(match):
         tag, address = match[0], match["address"]
         png = page.parent / address
-        webp, width, height = to_webp(png)
+        width, height = to_webp(png)
         attributes = ' decoding="async"'
         if replaced:  # the first one may be on the first screen
             attributes += ' loading="lazy"'

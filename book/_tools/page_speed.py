@@ -52,6 +52,9 @@ async () => {
     scrollTo(0, y);
     await new Promise(done => setTimeout(done, 20));
   }
+  const missing = () => [...document.images].some(e => e.checkVisibility() && !e.complete);
+  while (missing()) await new Promise(done => setTimeout(done, 50));
+  await new Promise(done => setTimeout(done, 200));
 }
 """
 
@@ -105,22 +108,21 @@ def load(browser, address):
     devtools.on("Network.loadingFinished", lambda event: sizes.append(event["encodedDataLength"]))
     devtools.send("Network.enable")
     devtools.send("Network.setCacheDisabled", {"cacheDisabled": True})
-    devtools.send(
-        "Network.emulateNetworkConditions",
-        {
-            "offline": False,
-            "latency": LATENCY,
-            "downloadThroughput": DOWNLOAD * 1024 / 8,
-            "uploadThroughput": UPLOAD * 1024 / 8,
-        },
-    )
+    slow = {
+        "offline": False,
+        "latency": LATENCY,
+        "downloadThroughput": DOWNLOAD * 1024 / 8,
+        "uploadThroughput": UPLOAD * 1024 / 8,
+    }
+    quick = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
+    devtools.send("Network.emulateNetworkConditions", slow)
     devtools.send("Emulation.setCPUThrottlingRate", {"rate": SLOWDOWN})
     tab.goto(address, wait_until="load")
     times = tab.evaluate(TIMES)
     before = len(requests), sum(sizes)
     devtools.send("Emulation.setCPUThrottlingRate", {"rate": 1})
+    devtools.send("Network.emulateNetworkConditions", quick)
     tab.evaluate(READ)
-    tab.wait_for_load_state("networkidle")
     context.close()
     return *before, sum(sizes), times
 
