@@ -41,6 +41,11 @@ SIGNS = """
 """
 
 
+def toc_files():
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
+    return [toc["root"], *re.findall(r"'file': '([^']+)'", str(toc))]
+
+
 def head(site, page):
     return (site / page).read_text(encoding="utf-8").partition("</head>")[0]
 
@@ -155,3 +160,13 @@ def test_a_page_asks_for_one_style_sheet(site, page):
     # In their order: the book's own rules come last.
     assert css.index("--pst-color-primary") < css.index("STIX Two Math")
     assert "Bootstrap" in css  # its licence stays
+
+
+def test_the_table_of_weights_has_every_page_within_what_is_promised():
+    """`make pagespeed` writes it."""
+    path = ROOT / "book" / "results" / "pages.json"
+    figures = json.loads(path.read_text(encoding="utf-8"))["figures"]
+    assert {figure["page"].removesuffix(".html") for figure in figures} == set(toc_files())
+    for figure in figures:
+        assert figure["kilobytes_read"] <= 500 and figure["first_text"] <= 2.5, figure
+        assert (figure["formulas"] or 0) <= 4 and figure["findings"] == 0, figure
