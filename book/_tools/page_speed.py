@@ -134,8 +134,8 @@ def findings(browser, address):
         context = browser.new_context(color_scheme=scheme)
         tab = context.new_page()
         tab.goto(address)
-        tab.wait_for_timeout(500)  # scripts make reachable what scrolls, when all has come
         tab.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true; })")
+        tab.wait_for_timeout(500)  # what unfolds fades in
         options = {"resultTypes": ["violations"], "preload": False}
         broken |= {v["id"] for v in Axe().run(tab, options=options).response["violations"]}
         context.close()
