@@ -28,7 +28,7 @@ HASWELL := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 OPENBLAS_CORETYPE=Ha
 unexport MPLBACKEND
 
 .DEFAULT_GOAL := help
-.PHONY: help book serve lab execute sync assignments grade figures lint test chapters test-portable test-assignments \
+.PHONY: help book serve lab execute sync assignments grade figures pagespeed lint test chapters test-portable test-assignments \
 	test-gpu test-oldest test-modes test-mutants fuzz repository clean
 
 help: ## List the commands
@@ -76,6 +76,9 @@ grade: $(GRADING) ## Grade a folder of notebooks into a CSV: make grade ASSIGNME
 
 figures: $(READY) ## Write every figure of the book into _build/figures, for slides
 	$(PY) book/_tools/figures.py
+
+pagespeed: $(READY) ## Measure weight, times and accessibility of every built page, as on a slow phone
+	$(PY) book/_tools/page_speed.py
 
 lint: $(READY) ## Check style and formatting, notebooks included, and the package's types
 	$(PY) -m ruff check .

@@ -4,16 +4,34 @@
 // What a reader unfolds counts as well.
 document.addEventListener("toggle", () => window.dispatchEvent(new Event("resize")), true);
 
-// So do formulas. One that is wider than its paragraph gets a line of its own (see book.css), on which it can scroll.
+// So do formulas.
 function fitFormulas() {
-  for (const formula of document.querySelectorAll("article mjx-container")) {
-    formula.classList.remove("wide");
-    const block = formula.closest("p, li, dd, td, th, h1, h2, h3, summary, blockquote, details, section");
-    const wide = formula.firstElementChild.offsetWidth > block.clientWidth;
-    formula.classList.toggle("wide", wide);
-    if (wide) formula.setAttribute("tabindex", "0");
+  for (const formula of document.querySelectorAll("article .math")) {
+    if (formula.scrollWidth > formula.clientWidth + 1) formula.setAttribute("tabindex", "0");
     else formula.removeAttribute("tabindex");
   }
 }
 window.addEventListener("resize", fitFormulas);
-window.addEventListener("load", () => window.MathJax?.startup?.promise?.then(fitFormulas));
+window.addEventListener("load", () => document.fonts.ready.then(fitFormulas));
+
+// Who copies a formula gets it as LaTeX, and all of it.
+document.addEventListener("copy", (event) => {
+  const selection = getSelection();
+  if (!selection.rangeCount) return;
+  const range = selection.getRangeAt(0).cloneRange();
+  const formulaAt = (node) => (node.closest ? node : node.parentElement)?.closest("math");
+  const [first, last] = [formulaAt(range.startContainer), formulaAt(range.endContainer)];
+  if (first) range.setStartBefore(first);
+  if (last) range.setEndAfter(last);
+  const [rich, plain] = [document.createElement("div"), range.cloneContents()];
+  const formulas = plain.querySelectorAll("math");
+  if (!formulas.length) return;
+  rich.append(range.cloneContents());
+  event.clipboardData.setData("text/html", rich.innerHTML);
+  for (const formula of formulas) {
+    const sign = formula.getAttribute("display") === "block" ? "$$" : "$";
+    formula.replaceWith(sign + formula.getAttribute("alttext") + sign);
+  }
+  event.clipboardData.setData("text/plain", plain.textContent);
+  event.preventDefault();
+});

@@ -1,0 +1,63 @@
+"""Figures weigh a third when the site is built: WebP without loss, each fetched when it comes near.
+
+A page knows how large each is before it is there, so that no text jumps.
+"""
+
+import re
+from pathlib import Path
+
+from PIL import Image
+
+FIGURE = re.compile(r'<img [^>]*?src="(?P<address>[^"]*_images/[^"/]+\.png)"[^>]*>')
+
+
+def to_webp(png):
+    """Write the picture beside `png`, pixel for pixel; return its width and height."""
+    webp = png.with_suffix(".webp")
+    with Image.open(png) as image:
+        size = image.size
+        if not webp.exists():  # a picture's name is made from its content
+            opaque = image.mode != "RGBA" or image.getextrema()[3] == (255, 255)
+            image.convert("RGB" if opaque else "RGBA").save(
+                webp, lossless=True, quality=75, method=3
+            )
+    return size
+
+
+def lighten(page):
+    """Replace the figures of a page by WebP files; return the PNG files that it has no use for."""
+    replaced = set()
+
+    def replace(match):
+        tag, address = match[0], match["address"]
+        png = page.parent / address
+        width, height = to_webp(png)
+        attributes = ' decoding="async"'
+        if replaced:  # the first one may be on the first screen
+            attributes += ' loading="lazy"'
+        if not re.search(r"\b(width|height)\b *[=:]", tag):
+            attributes += f' width="{width}" height="{height}"'
+        replaced.add(png)
+        tag = tag.replace(address, address.removesuffix("png") + "webp")
+        return re.sub(r" */?>$", f"{attributes} />", tag)
+
+    text = page.read_text(encoding="utf-8")
+    new = FIGURE.sub(replace, text)
+    if new != text:
+        page.write_text(new, encoding="utf-8")
+    return {png for png in replaced if png.name not in new}
+
+
+def lighten_pages(app, exception):
+    if exception or app.builder.format != "html":
+        return
+    unused = set()
+    for page in sorted(Path(app.outdir).rglob("*.html")):
+        unused |= {png.resolve() for png in lighten(page)}
+    for png in unused:
+        png.unlink()
+
+
+def setup(app):
+    app.connect("build-finished", lighten_pages)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

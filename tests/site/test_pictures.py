@@ -1,0 +1,69 @@
+"""Figures on the site: smaller than in the notebooks, and the same pixel for pixel."""
+
+import base64
+import io
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from test_browser import Tab, browser, server  # noqa: F401  (fixtures)
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def figures_of(site, page):
+    """The tags of a page's figures, and the files that they name."""
+    text = (site / page).read_text(encoding="utf-8")
+    tags = re.findall(r"<img [^>]*_images/[^>]*>", text)
+    names = [re.search(r'src="([^"]*)"', tag)[1] for tag in tags]
+    return tags, [(site / page).parent / name for name in names]
+
+
+def pixels(file):
+    return np.asarray(Image.open(file).convert("RGBA"))
+
+
+def test_figures_are_the_notebooks_own_pixel_for_pixel(site, page):
+    notebook = (ROOT / page).with_suffix(".ipynb")
+    if not notebook.exists():
+        return
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    stored = [
+        base64.b64decode("".join(output["data"]["image/png"]))
+        for cell in cells
+        for output in cell.get("outputs", ())
+        if "image/png" in output.get("data", {})
+    ]
+    _, files = figures_of(site, page)
+    shown = [file for file in files if file.suffix == ".webp"]
+    assert len(shown) >= len(stored)
+    drawn = [pixels(file) for file in shown]
+    for png in stored:
+        original = pixels(io.BytesIO(png))
+        assert any(np.array_equal(original, image) for image in drawn)
+    assert sum(file.stat().st_size for file in shown) < 0.8 * sum(map(len, stored)) + 1
+
+
+def test_figures_say_how_large_they_are_and_come_when_they_are_needed(site, page):
+    tags, files = figures_of(site, page)
+    assert all(file.is_file() for file in files)
+    assert not [file for file in files if file.suffix == ".png"]
+    for number, tag in enumerate(t for t in tags if ".webp" in t):
+        assert ("lazy" in tag) == (number > 0)
+        assert re.search(r"width", tag) and re.search(r"height", tag)
+
+
+def test_figures_are_there_without_scripts_and_on_paper(browser, server):  # noqa: F811
+    page = server + "book/09_looking_inside.html"
+    loaded = "[...document.querySelectorAll('article img')].filter(e => !e.naturalWidth).length"
+    with Tab(browser, server, java_script_enabled=False) as tab:
+        tab.page.goto(page, wait_until="networkidle")
+        assert tab.page.evaluate(loaded) == 0
+    with Tab(browser, server) as tab:
+        tab.page.goto(page, wait_until="load")
+        paper = tab.page.pdf()
+        # Every figure is in the PDF, though none of those below had been scrolled to.
+        figures = tab.page.locator("article img:visible").count()
+        assert len(re.findall(rb"/Subtype\s*/Image", paper)) >= figures > 3
