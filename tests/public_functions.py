@@ -224,7 +224,12 @@ VALID = {
     "experiments.speed.results": lambda: {"name": "speed-densenet121-cpu"},
     "experiments.speed.speed_rows": lambda: {"figures": figures_of_speed()},
     "experiments.transfer.few_labels": lambda: {"per_class": 1, "seed": 0, "tests": 10},
-    "experiments.transfer.run_from": lambda: {"start": "frozen", "seed": 0, "per_class": 1, "epochs": 1},
+    "experiments.transfer.run_from": lambda: {
+        "start": "frozen",
+        "seed": 0,
+        "per_class": 1,
+        "epochs": 1,
+    },
     "experiments.transfer.started": lambda: {"start": "frozen", "seed": 0},
     "figures.adding_and_concatenating": lambda: {
         "old": torch.tensor([1, 2]),

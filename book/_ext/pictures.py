@@ -35,7 +35,9 @@ def lighten(page):
         attributes = ' decoding="async"'
         if replaced:  # the first one may be on the first screen
             attributes += ' loading="lazy"'
-        if not re.search(r"\b(width|height)\b *[=:]", tag):
+        if not re.search(r"\bheight\b *[=:]", tag):
+            # A width that the page asks for stays, and the height follows.
+            tag = re.sub(r'style="(width:[^";]*);?"', r'style="\1; height: auto"', tag)
             attributes += f' width="{width}" height="{height}"'
         replaced.add(png)
         tag = tag.replace(address, address.removesuffix("png") + "webp")

@@ -18,7 +18,13 @@ import torch
 from densenet_tutorial.data.datasets import LOADERS
 from densenet_tutorial.experiments import benchmarks
 from densenet_tutorial.experiments.claims import plans, runner
-from densenet_tutorial.experiments.claims.verdicts import RULES, Verdict
+from densenet_tutorial.experiments.claims.verdicts import (
+    LEAST_SEEDS,
+    NOT_DECIDED,
+    RULES,
+    Verdict,
+    seeds,
+)
 from densenet_tutorial.utils import arguments, environment
 from densenet_tutorial.utils.arguments import boolean, one_of, optional, positive_int, sequence_of
 
@@ -152,4 +158,9 @@ def verdict(name: str, rows: Sequence[Row]) -> Verdict:
     Raises:
         ValueError: there is no such claim, or the rows are not enough for its rule.
     """
-    return RULES[name](list(rows))
+    found = RULES[name](list(rows))
+    least = seeds(rows)
+    if least < LEAST_SEEDS:
+        sentence = f"with {least} of {LEAST_SEEDS} seeds, {found.sentence}"
+        return Verdict(NOT_DECIDED, sentence)
+    return found

@@ -14,9 +14,19 @@ from typing import Any
 Row = dict[str, Any]
 
 HOLDS, CONDITION, NOT_HERE = "holds", "holds with a condition", "does not hold here"
+NOT_DECIDED = "not decided"
+
+#: With fewer seeds, nothing is decided.
+LEAST_SEEDS = 5
 
 #: 97.5 % quantiles of Student's t distribution, by degrees of freedom.
 _T = (math.inf, 12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+
+#: What a unit may say besides data and seed.
+_SAID = (
+    *("kind", "family", "blocks", "growth_rate", "labels", "steps", "batch_size", "lr", "budget"),
+    *("drop_rate", "augment", "shuffled", "variant", "init", "norm"),
+)
 
 #: From this ratio on, something costs more.
 _MORE = 1.1
@@ -27,7 +37,8 @@ class Verdict:
     """The outcome of a rule.
 
     Attributes:
-        outcome: "holds", "holds with a condition" or "does not hold here".
+        outcome: "holds", "holds with a condition", "does not hold here"; or "not decided", if what
+            is random has fewer than :data:`LEAST_SEEDS` seeds.
         sentence: the numbers from which it follows.
     """
 
@@ -48,6 +59,19 @@ def clear(differences: Sequence[float]) -> int:
     if abs(mean) < 1e-9:  # rounding errors
         return 0
     return (mean > 0) - (mean < 0) if abs(mean) > t * error else 0
+
+
+def seeds(rows: Iterable[Row]) -> int:
+    """The number of seeds of the networks that have fewest; costs, which have one, are left out.
+
+    A network is what the units say that differ in the seed alone.
+    """
+    found: dict[str, set[int]] = {}
+    for row in rows:
+        if row["kind"] not in ("held", "timed") and not row.get("held_out"):
+            said = [row.get(name) for name in _SAID]
+            found.setdefault(str(said), set()).add(row["seed"])
+    return min(map(len, found.values()), default=0)
 
 
 def _by(rows: Iterable[Row], *names: str) -> dict[tuple[Any, ...], list[Row]]:
