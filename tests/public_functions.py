@@ -292,6 +292,16 @@ VALID = {
         "fields": insight.receptive_fields(model()),
         "image_size": 8,
     },
+    "figures.lines_with_spread": lambda: {
+        "panels": {"x": {"a": [(1, [1.0, 2.0]), (2, [3.0])]}},
+        "title": "t",
+        "ylabel": "y",
+    },
+    "figures.dots_with_spread": lambda: {
+        "rows": {"a": {"b": [1.0, 2.0]}},
+        "title": "t",
+        "xlabel": "x",
+    },
     "figures.mean_and_range": lambda: {"runs": {"a": [[1, 2], [2, 3]]}, **TITLES},
     "figures.memory_passes": lambda: {"ways": {"a": [("conv1", 8.0, 4)]}, "title": "t"},
     "figures.ratios": lambda: {"rows": {"a": [1.0, 1.5], "b": [0.5]}, "title": "t", "xlabel": "x"},

@@ -379,6 +379,15 @@ TABLE = {
         "log_y": flag(),
         "log_x": flag(),
     },
+    "figures.dots_with_spread": {
+        "rows": [
+            *mapping(3, [], {}, {"b": 1.0}, {"b": []}, {"b": "12"}, good={"b": [1.0, 2.0]}),
+            {"a": {name: [1.0] for name in NINE}},
+        ],
+        "title": text(),
+        "xlabel": text(),
+        "reference": optional(real(math.inf)),
+    },
     "figures.effective_receptive_fields": {
         "fields": mapping(*tensor("floats", 4, 4), good=torch.ones(4, 4)),
         "theoretical": [*mapping(0, "3", 2.5, True, good=3), {"b": 3}],
@@ -424,6 +433,19 @@ TABLE = {
     "figures.receptive_fields": {
         "fields": sequence(3, "a", good=insight.receptive_fields(model())[0]),
         "image_size": whole(),
+    },
+    "figures.lines_with_spread": {
+        "panels": [
+            *mapping(
+                *(3, [], {}, {"b": []}, {"b": [1.0]}, {"b": [(1.0, [])]}, {"b": [("1", [1.0])]}),
+                good={"b": [(1.0, [1.0, 2.0])]},
+            ),
+            {"a": {name: [(1.0, [1.0])] for name in NINE}},
+        ],
+        "title": text(),
+        "ylabel": text(),
+        "log_x": flag(),
+        "log_y": flag(),
     },
     "figures.mean_and_range": {
         "runs": mapping(3, [], ["ab"], [[]], [[1.0], [1.0, 2.0]], good=[[1.0, 2.0]]),

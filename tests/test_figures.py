@@ -117,6 +117,44 @@ def test_ratios_are_to_the_fastest_of_the_first():
     assert [list(line.get_xdata()) for line in axes.lines[:2]] == [[1, 1.5], [0.5, 0.5]]
 
 
+def test_lines_with_spread_draw_means_bands_and_ours_filled():
+    points = [(20.0, [3.0, 5.0]), (10.0, [1.0, 2.0])]
+    figure = figures.lines_with_spread(
+        {"x": {"ours": points, "theirs": points}, "z": {"theirs": points}},
+        title="t",
+        ylabel="y",
+        log_x=True,
+    )
+    first, second = figure.axes
+    assert [axes.get_xlabel() for axes in figure.axes] == ["x", "z"]
+    assert first.lines[0].get_xydata().tolist() == [[10, 1.5], [20, 4]]
+    band = first.collections[0].get_paths()[0].vertices.tolist()
+    assert {(10, 1), (10, 2), (20, 3), (20, 5)} <= {tuple(corner) for corner in band}
+    filled = [line.get_markerfacecolor() != "white" for line in first.lines]
+    assert filled == [True, False]
+    # A name has one colour in all panels.
+    assert second.lines[0].get_color() == first.lines[1].get_color()
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["ours", "theirs"]
+    assert {"10", "20"} <= {label.get_text() for label in first.get_xticklabels()}
+
+
+def test_dots_with_spread_mark_every_value_and_the_mean():
+    figure = figures.dots_with_spread(
+        {"first": {"ours": [1.0, 2.0, 6.0]}, "second": {"ours": [4.0], "theirs": [5.0, 7.0]}},
+        title="t",
+        xlabel="x",
+        reference=0,
+    )
+    axes = figure.axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["first", "second"]
+    drawn = [line.get_xdata() for line in axes.lines]
+    assert [list(map(float, x)) for x in drawn[:3]] == [[1, 6], [1, 2, 6], [3]]
+    assert [float(x[0]) for x in drawn[2:9:3]] == [3, 4, 6]
+    assert list(axes.lines[-1].get_xdata()) == [0, 0]
+    heights = [line.get_ydata()[0] for line in axes.lines[2:9:3]]
+    assert heights == sorted(heights) and len(set(heights)) == 3
+
+
 @pytest.fixture(scope="module")
 def two_blocks():
     return DenseNet(4, (2, 3), 8, num_classes=5, in_channels=1, stem="cifar").eval()

@@ -39,9 +39,11 @@ from densenet_tutorial.figures.plots import (
     bars,
     confusion,
     curves,
+    dots_with_spread,
     feature_maps,
     history,
     images,
+    lines_with_spread,
     mean_and_range,
 )
 from densenet_tutorial.figures.style import png
@@ -58,6 +60,7 @@ __all__ = [
     "costs",
     "curves",
     "dense_layer",
+    "dots_with_spread",
     "effective_receptive_fields",
     "feature_maps",
     "feature_reuse_maps",
@@ -67,6 +70,7 @@ __all__ = [
     "history",
     "images",
     "keys",
+    "lines_with_spread",
     "mean_and_range",
     "memory_passes",
     "network",

@@ -1,13 +1,23 @@
-"""General plots: curves, bars, images, a run's history, a confusion matrix."""
+"""General plots: curves, spreads, bars, images, a run's history, a confusion matrix."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from torch import Tensor
 
-from densenet_tutorial.figures.style import COLORS, HATCHES, MARKERS, new_figure, set_title, styled
+from densenet_tutorial.figures.style import (
+    COLORS,
+    GREY,
+    HATCHES,
+    MARKERS,
+    new_figure,
+    set_title,
+    styled,
+)
 from densenet_tutorial.utils import arguments
 from densenet_tutorial.utils.arguments import (
     Check,
@@ -44,6 +54,11 @@ def _epoch(row: Any) -> Mapping[str, float]:
     for name in ("epoch", "train_loss", "test_loss", "train_accuracy", "test_accuracy"):
         number_sequence.convert([row.get(name)])
     return row
+
+
+def _place(point: Any) -> tuple[float, np.ndarray]:
+    place, values = point
+    return finite_number.convert(place), number_sequence.convert(values)
 
 
 def _equal_lengths(runs: Mapping[str, Sequence[np.ndarray]]) -> None:
@@ -143,6 +158,141 @@ def mean_and_range(
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     axes.grid(alpha=0.25)
     axes.legend()
+    set_title(figure, title)
+    return figure
+
+
+@arguments.check(
+    panels=mapping_of(
+        mapping_of(sequence_of(Check("a place and a sequence of numbers", _place)), most=_MOST)
+    ),
+    title=text,
+    ylabel=text,
+    log_x=boolean,
+    log_y=boolean,
+)
+@styled
+def lines_with_spread(
+    panels: Mapping[str, Mapping[str, Sequence[tuple[float, Sequence[float]]]]],
+    *,
+    title: str,
+    ylabel: str,
+    log_x: bool = False,
+    log_y: bool = False,
+) -> Figure:
+    """Means at places, joined by lines, with bands from the least to the largest; a panel each.
+
+    Args:
+        panels: by label of the panel's x axis and by name of a line, each place and its values.
+            The first line is ours, with filled markers.
+        title: what can be seen.
+        ylabel: of all panels.
+        log_x: whether the x axes are logarithmic.
+        log_y: whether the y axes are logarithmic.
+    """
+    figure, all_axes = new_figure(6.4, 1.2 + 2.5 * len(panels), nrows=len(panels), squeeze=False)
+    names = list(dict.fromkeys(name for lines in panels.values() for name in lines))
+    drawn = {}
+    for axes, (xlabel, lines) in zip(all_axes[:, 0], panels.items()):
+        for name, points in lines.items():
+            i = names.index(name)
+            places, values = zip(*sorted(points, key=lambda point: point[0]))
+            bounds = [[pick(some) for some in values] for pick in (np.min, np.max)]
+            axes.fill_between(places, *bounds, color=COLORS[i], alpha=0.18, linewidth=0)
+            (drawn[name],) = axes.plot(
+                places,
+                [np.mean(some) for some in values],
+                marker=MARKERS[i],
+                markersize=7,
+                markerfacecolor="white" if i else COLORS[i],
+                color=COLORS[i],
+            )
+        if log_x:
+            axes.set_xscale("log")
+            _plain_numbers(axes.xaxis)
+        if log_y:
+            axes.set_yscale("log")
+            _plain_numbers(axes.yaxis)
+        axes.set(xlabel=xlabel, ylabel=ylabel)
+        axes.grid(alpha=0.25)
+    if len(names) > 1:
+        figure.legend(
+            drawn.values(), drawn, loc="outside lower center", ncols=_columns(names), fontsize=11
+        )
+    set_title(figure, title)
+    return figure
+
+
+def _columns(names: Sequence[str]) -> int:
+    """Columns of a legend."""
+    return 2 if len(names) == 4 else min(3, len(names))
+
+
+def _plain_numbers(axis: Axis) -> None:
+    """Ticks of a logarithmic axis at 1, 2, 5, 10, …, without powers."""
+    low, high = axis.get_view_interval()
+    steps = (1, 2, 5) if high / low < 300 else (1,)
+    few = MaxNLocator(5) if high / low < 5 else LogLocator(subs=steps)
+    axis.set_major_locator(few)
+    axis.set_major_formatter(lambda value, _: f"{value:,.10g}")
+    axis.set_minor_locator(NullLocator())
+
+
+@arguments.check(
+    rows=mapping_of(mapping_of(number_sequence, most=_MOST)),
+    title=text,
+    xlabel=text,
+    reference=optional(finite_number),
+)
+@styled
+def dots_with_spread(
+    rows: Mapping[str, Mapping[str, Sequence[float]]],
+    *,
+    title: str,
+    xlabel: str,
+    reference: float | None = None,
+) -> Figure:
+    """For each row and each of its series, all values as dots on a bar, and their mean.
+
+    Args:
+        rows: by name of a row and of a series, the values. The first series is ours, with filled
+            markers.
+        title: what can be seen.
+        xlabel: what the values are.
+        reference: where to draw a dashed line.
+    """
+    names = list(dict.fromkeys(name for series in rows.values() for name in series))
+    slots = sum(map(len, rows.values()))
+    figure, axes = new_figure(6.4, 1.9 + 0.27 * slots + 0.17 * len(rows))
+    y, ticks, drawn = 0.0, [], {}
+    for series in rows.values():
+        start = y
+        for name, values in series.items():
+            i = names.index(name)
+            axes.plot([min(values), max(values)], [y, y], color=COLORS[i], linewidth=2)
+            axes.plot(values, [y] * len(values), "|", color=COLORS[i], markersize=8)
+            (drawn[name],) = axes.plot(
+                [np.mean(values)],
+                [y],
+                marker=MARKERS[i],
+                markersize=8,
+                markerfacecolor="white" if i else COLORS[i],
+                color=COLORS[i],
+                linestyle="none",
+            )
+            y += 1
+        ticks.append((start + y - 1) / 2)
+        y += 0.6
+    if reference is not None:
+        axes.axvline(reference, color=GREY, linestyle="--", linewidth=1, zorder=0.5)
+    axes.set_yticks(ticks, rows)
+    axes.invert_yaxis()
+    axes.set_xlabel(f"{xlabel}\nmarker: mean, bar: from least to largest")
+    axes.grid(axis="x", alpha=0.25)
+    if len(names) > 1:
+        figure.legend(
+            drawn.values(), drawn, loc="outside lower center", ncols=_columns(names), fontsize=11
+        )
     set_title(figure, title)
     return figure
 
