@@ -71,7 +71,7 @@ class Store:
             try:
                 found = json.loads(line)
                 unit, result, where = found["unit"], found["result"], found["device"]
-                counts = where == self.device or unit["kind"] != "timed"
+                counts = unit["kind"] != "timed" or where == self.device
             except (ValueError, KeyError, TypeError) as error:
                 raise ValueError(f"{self.path} is damaged in line {number}: {error!r}") from None
             if counts:
