@@ -90,7 +90,8 @@ def chapter(root, file):
         "file": file,
         "number": title[1],
         "title": title[2],
-        "question": question[1][0].upper() + question[1][1:],
+        # It follows a colon there.
+        "question": re.sub("[a-z]", lambda first: first[0].upper(), question[1], count=1),
         "minutes": minutes[1],
         "needs": words,
     }
@@ -98,7 +99,7 @@ def chapter(root, file):
 
 def card(link, drawing, title, text, more=""):
     """An entry of a list of cards: all of it is the link."""
-    say = MarkdownIt().renderInline
+    say = MarkdownIt(options_update={"typographer": True}).enable("smartquotes").renderInline
     return (
         f'<li>{drawing}<h3><a href="{html.escape(link)}">{say(title)}</a></h3><p>{say(text)}</p>'
         + (f'<p class="more">{more}</p>' if more else "")
@@ -124,20 +125,18 @@ def chapter_cards(root, address, numbers):
 def play_cards(address, numbers):
     """A list of the pages to play with."""
     pages = {
-        "explorer": (
-            "Draw any DenseNet",
-            "Set the growth rate, the blocks, the stem. The explorer draws the network to scale and "
-            "counts its parameters, multiply-adds and memory while you change it.",
-        ),
-        "live": (
-            "Take one apart",
-            "A trained DenseNet runs in the page, on a picture that you draw. Cut a connection and "
-            "see what it was worth.",
-        ),
+        "explorer": "Draw any DenseNet",
+        "live": "Take one apart",
+    }
+    said = {
+        "explorer": "Set the growth rate, the blocks, the stem. The explorer draws the network to "
+        "scale and counts parameters, multiply-adds and memory while you change it.",
+        "live": "A trained DenseNet runs in the page, on a picture that you draw. Cut a connection "
+        "and see what it was worth.",
     }
     cards = [
-        card(address(f"book/{name}"), thumbnails.thumbnail(name, numbers), *text)
-        for name, text in pages.items()
+        card(address(f"book/{name}"), thumbnails.thumbnail(name, numbers), title, said[name])
+        for name, title in pages.items()
     ]
     return '<ul class="cards">' + "\n".join(cards) + "</ul>"
 

@@ -1,9 +1,12 @@
-"""The small drawings of the first page: one for each chapter and for each page to play with, the block
-that a reader without scripts sees in place of the explorer.
+"""The small drawings of the first page: one for each chapter and for each page to play with, and
+the block that a reader without scripts sees in place of the explorer.
 
 They are made from the vocabulary of the diagrams (densenet_tutorial/figures/diagrams/svg.py). What
 looks like a measurement is one: the bars, the heat map and the blocks of DenseNet-121.
 """
+
+import itertools
+import math
 
 from densenet_tutorial import densenet, densenet121, insight
 from densenet_tutorial.figures.diagrams.svg import Drawing, color_of, number
@@ -121,13 +124,13 @@ def looking_inside(draw, numbers):
     """How strongly each layer of the network that ships reads each source, in its last block."""
     model = densenet("densenet_bc", weights="fashion-mnist-small")
     reuse = insight.feature_reuse(model, "denseblock3").tolist()
-    largest = max(value for row in reuse for value in row if value == value)
+    largest = max(value for row in reuse for value in row if not math.isnan(value))
     size = 72 / len(reuse)
     for i, row in enumerate(reuse):
         for j, value in enumerate(row):
-            if value == value:  # else there is no connection
+            if not math.isnan(value):  # else there is no connection
                 box = (24 + j * size, 4 + i * size, size - 1, size - 1)
-                draw.rect(*box, "source-0", opacity=0.12 + 0.88 * value / largest)
+                draw.rect(*box, "source-0", opacity=0.1 + 0.9 * (value / largest) ** 0.5)
 
 
 def claims_measured(draw, numbers):
@@ -207,31 +210,30 @@ def thumbnail(name, numbers):
 def block():
     """The book's small block: what its third layer reads and adds. In place of the explorer."""
     sources = [(0, 8), (1, 4), (2, 4), (3, 4), (4, 4)]
-    draw = Thumbnail(480, 300)
-    unit, top = 8.0, 74
-    at = [40 + 95 * i for i in range(5)]
+    draw = Thumbnail(480, 330)
+    unit, top, wide = 8.0, 88, 28
+    at = [20 + 103 * i for i in range(5)]
     for i, x in enumerate(at):
-        parts = sources[: i + 1]
-        draw.strip(x, top, parts, unit, 26, vertical=True, faded=i != 2)
+        parts, middle = sources[: i + 1], x + wide / 2
+        draw.strip(x, top, parts, unit, wide, vertical=True, faded=i != 2)
         total = sum(channels for _, channels in parts)
-        draw.text(x + 13, top + total * unit + 18, str(total), anchor="middle", bold=i == 2)
-    edge = (at[2] - 3, top - 3, 32, 16 * unit + 6)
-    draw.rect(*edge, None, "ink", radius=3, line=2)
-    draw.text(at[0] + 13, top - 10, "input", anchor="middle")
-    for i in range(4):
-        x = (at[i] + at[i + 1] + 26) / 2
-        lit = i == 2
-        draw.layer(x - 15, 14, 30, 26, i + 1, str(i + 1))
-        y = top + sources[0][1] * unit + i * 4 * unit + 2 * unit
-        draw.arrow((at[i] + 13, top - 26 if i == 0 else top - 6), (at[i] + 13, 27), (x - 17, 27))
-        draw.arrow(
-            (x, 42),
-            (x, y),
-            (at[i + 1] - 2, y),
-            color=color_of(i + 1),
-            width=2.6 if lit else 1.6,
+        draw.text(
+            middle, top + total * unit + 23, str(total), anchor="middle", size=17, bold=i == 2
         )
-    return draw.svg(
+    draw.rect(at[2] - 3, top - 3, wide + 6, 16 * unit + 6, None, "ink", radius=3, line=2)
+    draw.text(at[0] + wide / 2, top - 9, "input", anchor="middle", size=17)
+    for i, (x, after) in enumerate(itertools.pairwise(at)):
+        middle, lit = (x + wide + after) / 2, i == 2
+        begin = (x + wide / 2, top - (28 if i == 0 else 6))
+        draw.arrow(begin, (begin[0], 30), (middle - 21, 30), color="ink" if lit else "ink-soft")
+        draw.rect(middle - 19, 14, 38, 32, "paper", color_of(i + 1), radius=11, line=2.5)
+        draw.text(middle, 36, str(i + 1), anchor="middle", size=17, bold=True)
+        y = top + (8 + 4 * i + 2) * unit
+        width = 2.6 if lit else 1.6
+        draw.arrow((middle, 47), (middle, y), (after - 2, y), color=color_of(i + 1), width=width)
+    said = (
         "A dense block: 8 channels come in, and each of four layers adds 4. Layer 3 reads 16 "
         "channels, 8 of the input, 4 of layer 1 and 4 of layer 2."
     )
+    words = '<p class="small-words">Layer 3 reads 16 = 8 + 4 + 4 channels, adds 4.</p>'
+    return draw.svg(said) + words
