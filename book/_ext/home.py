@@ -5,6 +5,7 @@ In `book/index.md` each has a name in double braces, `{{ accuracy }}`, or inside
 nothing should show on GitHub.
 """
 
+import base64
 import html
 import json
 import re
@@ -91,7 +92,7 @@ def chapter(root, file):
         "number": title[1],
         "title": title[2],
         # It follows a colon there.
-        "question": re.sub("[a-z]", lambda first: first[0].upper(), question[1], count=1),
+        "question": re.sub("[A-Za-z]", lambda first: first[0].upper(), question[1], count=1),
         "minutes": minutes[1],
         "needs": words,
     }
@@ -176,9 +177,22 @@ def add_style(app, pagename, templatename, context, doctree):
         app.add_css_file("home.css")
 
 
+def embed_typeface(app, exception):
+    """Put the font into its style sheet: it comes before the first text, which then does not move."""
+    if exception or app.builder.format != "html":
+        return
+    static = Path(app.outdir, "_static")
+    font = base64.b64encode((static / "typeface.woff2").read_bytes()).decode()
+    sheet = static / "typeface.css"
+    text = sheet.read_text(encoding="utf-8")
+    address = f"data:font/woff2;base64,{font}"
+    sheet.write_text(text.replace("typeface.woff2", address), encoding="utf-8")
+
+
 def setup(app):
     app.add_css_file("typeface.css")
     app.connect("source-read", fill_in)
     app.connect("env-get-outdated", read_again)
     app.connect("html-page-context", add_style)
+    app.connect("build-finished", embed_typeface)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
