@@ -100,8 +100,8 @@ FOR = {
 
 
 def drop_unused_files(app, pagename, templatename, context, doctree):
-    """Leave out thebe, which would fetch itself from another host, what is FOR things that a page has
-    none of, and scripts that are listed twice. Let no page wait for the others.
+    """Leave out thebe, which would fetch itself from another host, what is FOR things that a page
+    has none of, and scripts that are listed twice. Let no page wait for the others.
     """
     unused = ["thebe", "documentation_options.pagename"]  # the latter is for a list of versions
     for thing, names in FOR.items():

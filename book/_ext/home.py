@@ -178,7 +178,7 @@ def add_style(app, pagename, templatename, context, doctree):
 
 
 def embed_typeface(app, exception):
-    """Put the font into its style sheet: it comes before the first text, which then does not move."""
+    """Put the font into its style sheet, so that it is there with the first text."""
     if exception or app.builder.format != "html":
         return
     static = Path(app.outdir, "_static")

@@ -218,3 +218,23 @@ def test_other_pages_do_not_load_its_style(browser, server):  # noqa: F811
     with Tab(browser, server) as tab:
         tab.page.goto(f"{server}{CHAPTERS[1]}.html")
         assert not [address for address in tab.requests if "home" in address.rpartition("/")[2]]
+
+
+SHIFTS = """
+() => new Promise(done => {
+  let sum = 0;
+  new PerformanceObserver(list => list.getEntries().forEach(each => { sum += each.value; }))
+    .observe({type: 'layout-shift', buffered: true});
+  setTimeout(() => done(sum), 300);
+})
+"""
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_nothing_jumps_while_the_page_loads(browser, server, width):  # noqa: F811
+    with Tab(browser, server, viewport={"width": width, "height": 844}) as tab:
+        session = tab.context.new_cdp_session(tab.page)
+        session.send("Emulation.setCPUThrottlingRate", {"rate": 4})
+        tab.page.goto(server + HOME)
+        tab.page.wait_for_timeout(500)
+        assert tab.page.evaluate(SHIFTS) < 0.05  # 0.1 counts as good
