@@ -90,13 +90,23 @@ OWN_ICONS = (
 )
 
 
+# What a page has in its text, and the scripts and style sheets that only this needs.
+FOR = {
+    r"\bsd-": ["sphinx-design", "design-tabs"],
+    r'class="highlight': ["copybutton", "clipboard"],
+    r'class="cell': ["mystnb"],
+    r'class="([^"]* )?(toggle|dropdown)\b': ["togglebutton"],
+}
+
+
 def drop_unused_files(app, pagename, templatename, context, doctree):
-    """Leave out thebe, which would fetch itself from another host, sphinx-design where a page has
-    nothing of it, and scripts that are listed twice. Let no page wait for the others.
+    """Leave out thebe, which would fetch itself from another host, what is FOR things that a page
+    has none of, and scripts that are listed twice. Let no page wait for the others.
     """
     unused = ["thebe", "documentation_options.pagename"]  # the latter is for a list of versions
-    if "sd-" not in context.get("body", ""):
-        unused += ["sphinx-design", "design-tabs"]
+    for thing, names in FOR.items():
+        if not re.search(thing, context.get("body", "")):
+            unused += names
     kept = {}
     for script in context.get("script_files", []):
         attributes = dict(getattr(script, "attributes", {}))
