@@ -195,6 +195,7 @@ def follow_the_system(app, exception):
         p.name
         for p in static.glob("*.css")
         if p.name not in (*names, "book.css", "without-scripts.css")
+        and not p.name.startswith("all-")  # of a build before, see styles.py
     )
     css = "".join((static / name).read_text(encoding="utf-8") for name in [*names, "book.css"])
     css = re.sub(r"/\*.*?\*/", "", css, flags=re.DOTALL)

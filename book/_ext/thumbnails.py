@@ -1,8 +1,8 @@
 """The small drawings of the first page: one for each chapter and for each page to play with, and
 the block that a reader without scripts sees in place of the explorer.
 
-They are made from the vocabulary of the diagrams (densenet_tutorial/figures/diagrams/svg.py). What
-looks like a measurement is one: the bars, the heat map and the blocks of DenseNet-121.
+They are made from the vocabulary of the diagrams (densenet_tutorial/figures/diagrams/svg.py). The
+bars, the heat map and the blocks of DenseNet-121 show numbers; curves and dots are signs only.
 """
 
 import itertools

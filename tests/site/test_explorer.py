@@ -640,6 +640,8 @@ def test_all_controls_are_within_reach_of_the_tab_key(explorer):
 
 
 def test_totals_are_announced(explorer):
+    explorer.evaluate("location.hash = 'model=densenet121&layer=1.1'")  # whatever was there before
+    explorer.wait_for_function("document.querySelector('#model').value === 'densenet121'")
     explorer.select_option("#model", "densenet169")
     said = "14,149,480 parameters, 3,359,843,328 multiply-adds, 150.1 MiB of activation memory."
     explorer.wait_for_function(
