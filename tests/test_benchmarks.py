@@ -214,7 +214,19 @@ def test_the_results_that_come_with_the_package():
     ratios = [f"{f.ratio:.2f}" for f in found if f.task == "predict" and "torchvision, " in f.name]
     ratios += [f"{f.ratio:.2f}" for f in found if f.task == "predict" and f.name == "optimized"]
     readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-    sentence = readme[readme.index("A trained network predicts") : readme.index("takes 0.") + 24]
+    sentence = readme[readme.index("A trained network predicts") : readme.index("On an H100")]
     assert all(ratio in sentence for ratio in ratios)
+    for run in ("run2", "run3"):
+        found = speed.results(f"speed-densenet121-cpu-{run}")
+        ratios = [f.ratio for f in found if f.task == "predict" and f.name == "optimized"]
+        assert len(ratios) == 2 and all(f"{ratio:.2f}" in sentence for ratio in ratios)
+    on_gpu = speed.results("speed-densenet121-gpu")
+    graph, many = (
+        next(f for f in on_gpu if f.task == "predict" and (f.name, f.batch_size) == wanted)
+        for wanted in (("optimized, CUDA graph", 1), ("optimized", 64))
+    )
+    assert (
+        f"{graph.ratio:.2f} with one picture and CUDA\ngraphs, {many.ratio:.2f} with 64" in readme
+    )
     with pytest.raises(ValueError, match="speed-densenet121-cpu"):
         speed.results("no such file")

@@ -24,7 +24,11 @@ import densenet_tutorial
 PLACE = re.compile(r"(?:<!-- *)?\{\{ *(\w+) *\}\}(?: *-->)?")
 RESULTS = {
     "memory": "book/results/memory-densenet121-cpu.json",
-    "speed": "densenet_tutorial/experiments/results/speed-densenet121-cpu.json",
+    # Three runs, since times differ between processes: the first page shows the slowest gain.
+    **{
+        f"speed{run}": f"densenet_tutorial/experiments/results/speed-densenet121-cpu{run}.json"
+        for run in ("", "-run2", "-run3")
+    },
     "weights": "densenet_tutorial/weights/bundled/fashion-mnist-small.json",
 }
 MIB = 2**20
@@ -39,11 +43,17 @@ def measured(root):
     memory = {row["name"]: row for row in files["memory"]["figures"]}
     images = files["memory"]["setting"]["batch_size"]
     kept = {name: row["saved"] / images / MIB for name, row in memory.items()}
-    speed = {
-        row["name"]: row["ratio"]
-        for row in files["speed"]["figures"]
-        if (row["task"], row["batch_size"]) == ("predict", 8)
-    }
+    runs = [
+        {
+            row["name"]: row["ratio"]
+            for row in content["figures"]
+            if (row["task"], row["batch_size"]) == ("predict", 8)
+        }
+        for name, content in files.items()
+        if name.startswith("speed")
+    ]
+    runs.sort(key=lambda ratios: ratios["optimized"])
+    speed = runs[-1]
     weights = files["weights"]
     ours = ["ours", "ours, checkpoint", "ours, recompute", "ours, minimal"]
     return {
@@ -54,6 +64,7 @@ def measured(root):
         "accuracy": f"{100 * weights['test_accuracy']:.2f}",
         "parameters": f"{weights['parameters']:,}",
         "speed": f"{1 / speed['optimized']:.1f}",
+        "speed_best": f"{1 / runs[0]['optimized']:.1f}",
         "speed_channels_last": f"{1 / speed['torchvision, channels_last']:.1f}",
         "version": densenet_tutorial.__version__,
         "kept": [kept[name] for name in ours],

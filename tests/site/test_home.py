@@ -84,15 +84,21 @@ def test_numbers_are_those_of_the_files(home):
     assert f"{weights['parameters']:,} parameters" in text
     assert weights["config"]["device"] == "cpu" and "trained on a CPU" in text
 
-    results = content("densenet_tutorial/experiments/results/speed-densenet121-cpu.json")
-    ratios = {
-        row["name"]: row["ratio"]
-        for row in results["figures"]
-        if row["task"] == "predict" and row["batch_size"] == 8
-    }
+    runs = []
+    for run in ("", "-run2", "-run3"):
+        results = content(f"densenet_tutorial/experiments/results/speed-densenet121-cpu{run}.json")
+        runs.append(
+            {
+                row["name"]: 1 / row["ratio"]
+                for row in results["figures"]
+                if row["task"] == "predict" and row["batch_size"] == 8
+            }
+        )
+    least, *_, best = sorted(runs, key=lambda gains: gains["optimized"])
     text = speed.inner_text()
-    assert text.startswith(f"{1 / ratios['optimized']:.1f} ×") and "eight images at a time" in text
-    assert f"gives {1 / ratios['torchvision, channels_last']:.1f} ×" in text
+    assert text.startswith(f"{least['optimized']:.1f} ×") and "eight images at a time" in text
+    assert f"({best['optimized']:.1f} × in the best)" in text
+    assert f"gives {least['torchvision, channels_last']:.1f} ×" in text
 
 
 def test_each_number_has_its_proof(home):
