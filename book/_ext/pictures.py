@@ -10,6 +10,8 @@ from PIL import Image
 
 FIGURE = re.compile(r'<img [^>]*?src="(?P<address>[^"]*_images/[^"/]+\.png)"[^>]*>')
 
+LARGE = 30_000  # bytes
+
 
 def to_webp(png):
     """Write the picture beside `png`, pixel for pixel; return its width and height."""
@@ -18,9 +20,10 @@ def to_webp(png):
         size = image.size
         if not webp.exists():  # a picture's name is made from its content
             opaque = image.mode != "RGBA" or image.getextrema()[3] == (255, 255)
-            image.convert("RGB" if opaque else "RGBA").save(
-                webp, lossless=True, quality=75, method=3
-            )
+            image = image.convert("RGB" if opaque else "RGBA")
+            image.save(webp, lossless=True, quality=75, method=3)
+            if webp.stat().st_size > LARGE:  # more effort, at a second each
+                image.save(webp, lossless=True, quality=100, method=6)
     return size
 
 

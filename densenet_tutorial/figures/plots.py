@@ -191,6 +191,7 @@ def lines_with_spread(
         log_y: whether the y axes are logarithmic.
     """
     figure, all_axes = new_figure(6.4, 1.2 + 2.5 * len(panels), nrows=len(panels), squeeze=False)
+    figure.set_dpi(110)  # bands that overlap have many colours, and a large file
     names = list(dict.fromkeys(name for lines in panels.values() for name in lines))
     drawn = {}
     for axes, (xlabel, lines) in zip(all_axes[:, 0], panels.items()):
