@@ -146,7 +146,7 @@ def test_convolutions_alone_are_those_of_the_model():
     torch.autograd.backward(outputs, [torch.ones_like(output) for output in outputs])
     assert all(read.grad is not None for read in alone._inputs[1:])
     assert alone._inputs[0].grad is None  # as of an image
-    step = speed._step("train", alone, x)
+    step = speed._step("train", alone, x, amp=False)
     step()
     before = alone._inputs[1].grad.clone()
     step()

@@ -269,7 +269,7 @@ def test_drawing_changes_no_setting(own_settings, name):
     figure = public_functions.public_functions()[name](**public_functions.VALID[name]())
     assert own_settings() == before
     if isinstance(figure, Figure):
-        assert figure.dpi == 130  # and was drawn with the book's
+        assert figure.dpi in (130, 110)  # and was drawn with the book's; one is of fewer dots
         figure.canvas.draw()
     assert own_settings() == before
 

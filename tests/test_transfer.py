@@ -34,10 +34,10 @@ def test_the_starts_differ_in_what_they_begin_with_and_in_what_learns():
 def test_run_reports_each_epoch(monkeypatch):
     few = transfer.few_labels
     monkeypatch.setattr(transfer, "few_labels", lambda n, seed: few(n, seed, tests=10))
-    accuracies = transfer.run("frozen", 0, per_class=1, epochs=2)
+    accuracies = transfer.run_from("frozen", 0, per_class=1, epochs=2)
     assert len(accuracies) == 2 and all(0 <= accuracy <= 1 for accuracy in accuracies)
     with pytest.raises(ValueError, match="start must be one of"):
-        transfer.run("tuned", 0)
+        transfer.run_from("tuned", 0)
 
 
 def test_the_results_file_is_complete_and_says_what_the_chapter_says():
