@@ -444,6 +444,7 @@ TABLE = {
         ],
         "title": text(),
         "ylabel": text(),
+        "order": optional([*sequence(3, good="a"), [*NINE], ["another name"]]),
         "log_x": flag(),
         "log_y": flag(),
     },

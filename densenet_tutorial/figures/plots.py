@@ -162,12 +162,23 @@ def mean_and_range(
     return figure
 
 
+def _are_in_order(panels: Mapping[str, Mapping[str, Any]], order: Sequence[str] | None) -> None:
+    names = {name for lines in panels.values() for name in lines}
+    if order is not None and (missing := names - set(order)):
+        raise ValueError(
+            f"order must have every line of panels, so {', '.join(sorted(missing))} as well, got "
+            f"{arguments.shown(list(order))}"
+        )
+
+
 @arguments.check(
+    _are_in_order,
     panels=mapping_of(
         mapping_of(sequence_of(Check("a place and a sequence of numbers", _place)), most=_MOST)
     ),
     title=text,
     ylabel=text,
+    order=optional(sequence_of(text, most=_MOST)),
     log_x=boolean,
     log_y=boolean,
 )
@@ -177,6 +188,7 @@ def lines_with_spread(
     *,
     title: str,
     ylabel: str,
+    order: Sequence[str] | None = None,
     log_x: bool = False,
     log_y: bool = False,
 ) -> Figure:
@@ -187,12 +199,13 @@ def lines_with_spread(
             The first line is ours, with filled markers.
         title: what can be seen.
         ylabel: of all panels.
+        order: names, whose order gives each line its color and marker, so that several figures can
+            agree; by default the names in `panels`.
         log_x: whether the x axes are logarithmic.
         log_y: whether the y axes are logarithmic.
     """
-    figure, all_axes = new_figure(6.4, 1.2 + 2.5 * len(panels), nrows=len(panels), squeeze=False)
-    figure.set_dpi(110)  # bands that overlap have many colours, and a large file
-    names = list(dict.fromkeys(name for lines in panels.values() for name in lines))
+    figure, all_axes = new_figure(5.6, 1.2 + 2.1 * len(panels), nrows=len(panels), squeeze=False)
+    names = list(order or dict.fromkeys(name for lines in panels.values() for name in lines))
     drawn = {}
     for axes, (xlabel, lines) in zip(all_axes[:, 0], panels.items()):
         for name, points in lines.items():
@@ -216,10 +229,9 @@ def lines_with_spread(
             _plain_numbers(axes.yaxis)
         axes.set(xlabel=xlabel, ylabel=ylabel)
         axes.grid(alpha=0.25)
-    if len(names) > 1:
-        figure.legend(
-            drawn.values(), drawn, loc="outside lower center", ncols=_columns(names), fontsize=11
-        )
+    if len(drawn) > 1:
+        columns = _columns([*drawn])
+        figure.legend(drawn.values(), drawn, loc="outside lower center", ncols=columns, fontsize=11)
     set_title(figure, title)
     return figure
 

@@ -149,7 +149,7 @@ def test_code_of_84_columns_fits_and_prose_does_not_run_on(browser, server):  # 
         tab.page.goto(server + CHAPTER, wait_until="load")
         tab.page.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true; })")
         assert not tab.page.evaluate(TOO_WIDE)
-        assert 60 <= tab.page.evaluate(CHARACTERS) <= 82
+        assert 60 <= tab.page.evaluate(CHARACTERS) <= 80
 
 
 def test_a_page_asks_for_one_style_sheet(site, page):
