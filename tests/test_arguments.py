@@ -444,7 +444,7 @@ TABLE = {
         ],
         "title": text(),
         "ylabel": text(),
-        "order": optional([*sequence(3, good="a"), [*NINE], ["another name"]]),
+        "order": optional([*sequence(3, good="a"), ["another name"]]),
         "log_x": flag(),
         "log_y": flag(),
     },
