@@ -10,8 +10,8 @@ step:
 - Batch norm that reads a convolution goes into the weights and bias of that convolution.
 - A transition pools before its convolution, which then reads a quarter of the pixels.
 - The feature maps of a block are written into one buffer, without concatenation.
-- On a GPU, cuDNN computes a bottleneck and its ReLU in one pass, and a CUDA graph starts all
-  kernels of a prediction at once: small batches wait for their starts.
+- On a GPU, cuDNN computes a bottleneck and its ReLU in one pass, but for bfloat16, and a CUDA graph
+  starts all kernels of a prediction at once: small batches wait for their starts.
 """
 
 import copy
@@ -69,8 +69,8 @@ class Clamp(nn.Module):
 class BottleneckLayer(nn.Sequential):
     """A dense layer: what is left of the first norm and ReLU, convolution, ReLU, convolution.
 
-    On a GPU, cuDNN computes the first convolution and its ReLU in one pass. There, ReLU of NaN may
-    be 0.
+    On a GPU, in float32 and float64, cuDNN computes the first convolution and its ReLU in one pass.
+    There, ReLU of NaN may be 0.
 
     Shape:
         x: (N, C, H, W).
@@ -81,7 +81,7 @@ class BottleneckLayer(nn.Sequential):
         *first, conv, relu, last = cast(Iterable[Any], self)
         for module in first:
             x = module(x)
-        if _can_fuse(x) and not (conv._forward_hooks or conv._forward_pre_hooks):
+        if _can_fuse(x) and not (has_hooks(conv) or has_hooks(relu)):
             sizes = (conv.stride, conv.padding, conv.dilation, conv.groups)
             return last(torch.cudnn_convolution_relu(x, conv.weight, conv.bias, *sizes))
         return last(relu(conv(x)))
@@ -114,36 +114,30 @@ class BufferedBlock(nn.ModuleList):
 
 
 class CudaGraphs:
-    """CUDA graphs of one function, each captured at the first call with its shape of input.
+    """CUDA graphs of a module's function, each captured at the first call with its shape of input.
 
     A graph calls the kernels that were chosen, and reads the tensors that were there, when it was
-    captured. So another one is captured after a change of PyTorch's settings, or if one of `read`
-    is somewhere else in memory. The last :data:`MAX_GRAPHS` that were used are kept.
-
-    Args:
-        function: from a tensor on a GPU to another.
-        read: returns the tensors that `function` reads besides.
+    captured. So another one is captured after a change of PyTorch's settings, or if a parameter or
+    buffer of the module is another tensor. The last :data:`MAX_GRAPHS` that were used are kept.
     """
 
     MAX_GRAPHS = 8
 
-    def __init__(
-        self, function: Callable[[Tensor], Tensor], read: Callable[[], Iterable[Tensor]]
-    ) -> None:
-        self._function, self._read = function, read
+    def __init__(self) -> None:
         self._graphs: dict[Any, tuple[torch.cuda.CUDAGraph, Tensor, Tensor]] = {}
         self._lock = threading.Lock()
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def run(self, module: nn.Module, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """``function(x)``, a method of `module` from a tensor on a GPU to another."""
         with torch.cuda.device(x.device), self._lock:
             key = (
                 *(x.shape, x.stride(), x.dtype, x.device),
                 torch.cuda.current_stream().cuda_stream,  # others would write into the same tensors
                 torch.is_inference_mode_enabled(),
                 *_cuda_settings(),
-                *(tensor.data_ptr() for tensor in self._read()),
+                *((t.data_ptr(), t.dtype, t.stride()) for t in _tensors(module)),
             )
-            found = self._graphs.pop(key, None) or self._capture(x)
+            found = self._graphs.pop(key, None) or _captured(function, x)
             self._graphs[key] = found  # the last one is the one that was used last
             if len(self._graphs) > self.MAX_GRAPHS:
                 del self._graphs[next(iter(self._graphs))]
@@ -152,18 +146,37 @@ class CudaGraphs:
             graph.replay()
             return logits.clone()
 
-    def _capture(self, x: Tensor) -> tuple[torch.cuda.CUDAGraph, Tensor, Tensor]:
-        images = torch.empty_like(x)
-        images.copy_(x)
-        beside = torch.cuda.Stream()
-        beside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(beside):  # cuDNN chooses its kernels
-            self._function(images)
-        torch.cuda.current_stream().wait_stream(beside)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            logits = self._function(images)
-        return graph, images, logits
+
+#: One capture at a time: all of them share a stream.
+_CAPTURING = threading.Lock()
+
+
+def _captured(
+    function: Callable[[Tensor], Tensor], x: Tensor
+) -> tuple[torch.cuda.CUDAGraph, Tensor, Tensor]:
+    """A graph of ``function(x)``, the tensor that it reads and the one that it writes."""
+    images = torch.empty_like(x)
+    images.copy_(x)
+    beside = torch.cuda.Stream()
+    beside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(beside):  # cuDNN chooses its kernels
+        function(images)
+    torch.cuda.current_stream().wait_stream(beside)
+    graph = torch.cuda.CUDAGraph()
+    with _CAPTURING, torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        logits = function(images)
+    return graph, images, logits
+
+
+def _tensors(module: nn.Module) -> Iterator[Tensor]:
+    """Parameters and buffers, faster than by their names, which would be most of a small batch."""
+    modules = [module]
+    while modules:
+        module = modules.pop()
+        for tensor in (*module._parameters.values(), *module._buffers.values()):
+            if tensor is not None:
+                yield tensor
+        modules += [child for child in module._modules.values() if child is not None]
 
 
 def _can_fuse(x: Tensor) -> bool:
@@ -186,12 +199,14 @@ def _is_plain_cuda(x: Tensor) -> bool:
 
 def _cuda_settings() -> tuple[Any, ...]:
     """Settings that decide which kernels PyTorch calls on a GPU."""
-    cudnn = torch.backends.cudnn
-    return (
-        *(cudnn.enabled, cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32),
-        torch.get_float32_matmul_precision(),
-        torch.are_deterministic_algorithms_enabled(),
-    )
+    backends: Any = torch.backends
+    flags = (backends.cudnn.enabled, backends.cudnn.benchmark, backends.cudnn.deterministic)
+    if hasattr(backends, "fp32_precision"):  # since PyTorch 2.9; the two must not be mixed
+        all_of = (backends, backends.cudnn.conv, backends.cuda.matmul)
+        precision = [which.fp32_precision for which in all_of]
+    else:
+        precision = [backends.cudnn.allow_tf32, backends.cuda.matmul.allow_tf32]
+    return *flags, *precision, torch.are_deterministic_algorithms_enabled()
 
 
 class OptimizedDenseNet(nn.Module):
@@ -219,17 +234,14 @@ class OptimizedDenseNet(nn.Module):
         self.norm5 = copy.deepcopy(cast(nn.BatchNorm2d, model.features.norm5))
         self.classifier = copy.deepcopy(model.classifier)
         self.eval().requires_grad_(False)
-        self._graphs = self._no_graphs()
-
-    def _no_graphs(self) -> CudaGraphs:
-        return CudaGraphs(self._logits, lambda: itertools.chain(self.parameters(), self.buffers()))
+        self._graphs = CudaGraphs()
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "_graphs"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._graphs = self._no_graphs()
+        self._graphs = CudaGraphs()
 
     def train(self, mode: bool = True) -> "OptimizedDenseNet":
         """Stay in evaluation mode: what is folded cannot be trained."""
@@ -247,7 +259,7 @@ class OptimizedDenseNet(nn.Module):
             or torch.cuda.is_current_stream_capturing()
         ):
             return self._logits(x)
-        return self._graphs(x)
+        return self._graphs.run(self, self._logits, x)
 
     def _logits(self, x: Tensor) -> Tensor:
         original = self.norm5.weight.dtype

@@ -208,6 +208,7 @@ VALID = {
     },
     "experiments.speed.BytesAlone": lambda: {"model": model(), "x": pictures()},
     "experiments.claims.list_claims": dict,
+    "experiments.claims.missing": lambda: {"name": "reuse", "rows": rows_of_reuse()},
     "experiments.claims.results": lambda: {"name": "choices"},
     "experiments.claims.run": lambda: {"names": ["reuse"], "seconds": 1e-9, "progress": False},
     "experiments.claims.verdict": lambda: {"name": "reuse", "rows": rows_of_reuse()},

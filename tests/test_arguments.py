@@ -258,6 +258,12 @@ TABLE = {
         "model": module(),
         "x": tensor("floats", 3, 1, 8, 8),
     },
+    "experiments.claims.missing": {
+        "name": choice(),
+        "rows": [value for value in sequence("a", 3, good={}) if value != []],
+        "full": flag(),
+        "data": [3, True],
+    },
     "experiments.claims.results": {"name": choice()},
     "experiments.claims.run": {
         "names": optional(sequence("speed", 3, good="reuse")),

@@ -1,6 +1,7 @@
 """The claims: their units run, runs resume after a kill, and the rules say what they promise."""
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from densenet_tutorial import DenseNet
+from densenet_tutorial.__main__ import main
 from densenet_tutorial.experiments import baselines, claims
 from densenet_tutorial.experiments.claims import plans, runner, verdicts
 from densenet_tutorial.training import evaluation_mode
@@ -189,7 +191,7 @@ def test_a_failing_unit_is_reported_and_the_others_go_on(monkeypatch, capsys, tm
     assert content["setting"]["missing"] == 1
 
 
-def test_a_worker_that_dies_is_reported_and_the_others_go_on(tmp_path, capsys):
+def test_a_unit_that_fails_is_reported_and_the_others_go_on():
     units = plans.choices(plans.TINY, [])[:3]
     deadly = {**units[1], "kind": "train", "data": "digits", "batch_size": 0}
     store = runner.Store(None, torch.device("cpu"))
@@ -201,6 +203,25 @@ def test_a_worker_that_dies_is_reported_and_the_others_go_on(tmp_path, capsys):
         progress=False,
     )
     assert list(failed) == [runner.key(deadly)] and len(store.rows) == 2
+
+
+def test_a_worker_that_is_killed_is_reported_and_the_others_go_on():
+    units = plans.choices(plans.TINY, [])[:6]
+    store = runner.Store(None, torch.device("cpu"))
+    add = store.add
+
+    def add_and_kill(unit, result):
+        add(unit, result)
+        if len(store.rows) == 1:
+            for process in multiprocessing.active_children():
+                process.kill()
+
+    store.add = add_and_kill
+    failed = runner.run_units(
+        lambda rows: units, store, torch.device("cpu"), workers=2, progress=False
+    )
+    assert len(failed) + len(store.rows) == 6 and len(store.rows) >= 3
+    assert failed and set(failed.values()) == {"its process ended with status -9"}
 
 
 def test_when_time_is_up_nothing_new_starts_and_whole_seeds_are_there(tmp_path):
@@ -219,6 +240,8 @@ def test_a_run_goes_on_on_another_device_but_for_times(tmp_path):
     rows = claims.run(["reuse", "time"], output=tmp_path, device="cpu", progress=False)
     path = tmp_path / "units.jsonl"
     path.write_text(path.read_text().replace('"device": "cpu"', '"device": "cuda"'))
+    kept = claims.run(["time"], output=tmp_path, device="cpu", seconds=1e-9, progress=False)
+    assert [row["device"] for row in kept["time"] if row["kind"] == "timed"] == ["cuda", "cuda"]
     again = claims.run(["reuse", "time"], output=tmp_path, device="cpu", progress=False)
     assert {row["device"] for row in again["reuse"]} == {"cuda"}
     assert [row["device"] for row in again["time"] if row["kind"] == "timed"] == ["cpu", "cpu"]
@@ -256,11 +279,40 @@ def test_committed_results_say_what_is_missing_and_are_decided_if_nothing_is(nam
 
 
 def test_too_few_seeds_decide_nothing():
-    rows = runs(dense=0.9, plain=0.5)
+    rows = claims.results("parameters")
     assert claims.verdict("parameters", rows).outcome != verdicts.NOT_DECIDED
-    for missing in (rows[0], rows[-1]):  # one run of one network
+    for missing in (row for row in rows if row["seed"] == 3):  # one run of one network
         said = claims.verdict("parameters", [row for row in rows if row is not missing])
         assert str(said).startswith("not decided: with 4 of 5 seeds, at equal parameters")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_without_a_part_of_its_experiment_no_claim_is_decided(name):
+    rows = claims.results(name)
+    fields = ("family", "budget", "variant", "mode", "kind", "augment", "shuffled", "init")
+    for field in fields:
+        values = {str(row.get(field)) for row in rows if not row.get("held_out")}
+        for value in values if len(values) > 1 else ():
+            some = [row for row in rows if str(row.get(field)) != value or row.get("held_out")]
+            if (field, value) in (("kind", "train"), ("augment", "None"), ("shuffled", "None")):
+                continue  # nearly all rows
+            assert claims.verdict(name, some).outcome == verdicts.NOT_DECIDED, (field, value)
+
+
+def test_units_whose_learning_rate_is_not_chosen_are_missing():
+    rows = claims.results("parameters")
+    assert claims.missing("parameters", rows, full=True) == 0
+    tuning = [row for row in rows if row.get("held_out")]
+    assert claims.missing("parameters", tuning, full=True) == len(rows) - len(tuning)
+    assert claims.missing("parameters", tuning[1:], full=True) == len(rows) - len(tuning) + 1
+    assert claims.missing("parameters", [], full=True) == len(rows)
+
+
+def test_a_run_that_has_no_time_says_how_much_is_missing(tmp_path, capsys):
+    main(f"claims parameters memory --quiet --seconds 1e-9 --output {tmp_path}".split())
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == "parameters: not decided: 34 units are missing"
+    assert printed[1].startswith("memory: not decided: ")
 
 
 # ------------------------------------------------------------------------------------ the rules
@@ -297,7 +349,7 @@ def test_a_difference_is_clear_if_zero_is_outside_of_its_interval():
 
 
 def outcome(name, rows):
-    return claims.verdict(name, rows).outcome
+    return verdicts.RULES[name](rows).outcome
 
 
 def test_the_rule_for_parameters():
@@ -431,7 +483,7 @@ def test_the_rule_for_memory():
         if row["family"] == "residual" and row["kind"] == "train":
             row["test_accuracy"] = 0.8 + row["seed"] / 1000
     with pytest.raises(ValueError, match="as accurate as a DenseNet"):
-        claims.verdict("memory", worse)
+        outcome("memory", worse)
 
 
 def test_the_rule_for_time():

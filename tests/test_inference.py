@@ -2,10 +2,12 @@
 
 import copy
 import functools
+import gc
 import itertools
 import pickle
 import random
 import warnings
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -16,7 +18,7 @@ from torch.nn.utils import parametrizations, prune
 
 import densenet_tutorial
 from densenet_tutorial import DenseNet, densenet, optimize_for_inference, training
-from densenet_tutorial.inference import clamp_bounds, scale_and_shift
+from densenet_tutorial.inference import BottleneckLayer, clamp_bounds, scale_and_shift
 from densenet_tutorial.memory import MODES
 
 OPTIONS = {
@@ -441,6 +443,30 @@ def test_compile():
 
 class Other(DenseNet):
     pass
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_invalid_pixels_show_even_if_layers_lose_them(monkeypatch, value):
+    """As in layers where cuDNN makes 0 of NaN: what a block was given goes on beside them."""
+    forward = BottleneckLayer.forward
+    lossy = lambda layer, x: forward(layer, x).nan_to_num(0, 0, 0)
+    monkeypatch.setattr(BottleneckLayer, "forward", lossy)
+    model = small()
+    x = images(model)
+    x[0, 0, 10, 10] = value
+    logits = optimize_for_inference(model)(x)
+    assert not logits[0].isfinite().any() and logits[1].isfinite().all()
+
+
+def test_nothing_is_left_of_an_optimized_model_that_is_deleted():
+    optimized = optimize_for_inference(small(), cuda_graphs=True)
+    weight = weakref.ref(optimized.classifier)
+    gc.disable()
+    try:
+        del optimized
+        assert weight() is None
+    finally:
+        gc.enable()
 
 
 def test_cuda_graphs_elsewhere_have_no_effect():

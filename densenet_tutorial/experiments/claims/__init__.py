@@ -28,7 +28,7 @@ from densenet_tutorial.experiments.claims.verdicts import (
 from densenet_tutorial.utils import arguments, environment
 from densenet_tutorial.utils.arguments import boolean, one_of, optional, positive_int, sequence_of
 
-__all__ = ["Verdict", "list_claims", "results", "run", "verdict"]
+__all__ = ["Verdict", "list_claims", "missing", "results", "run", "verdict"]
 
 Row = dict[str, Any]
 
@@ -97,17 +97,18 @@ def run(
         return [unit for name in names for unit in plans.CLAIMS[name][1](scale, rows)]
 
     runner.run_units(wanted, store, device, workers=workers, seconds=seconds, progress=progress)
+    rows = store.elsewhere | store.rows
     found = {}
     for name in names:
-        units = plans.CLAIMS[name][1](scale, list(store.rows.values()))
-        done = [unit for unit in units if runner.key(unit) in store.rows]
-        found[name] = [store.rows[runner.key(unit)] for unit in done]
+        units = plans.CLAIMS[name][1](scale, list(rows.values()))
+        done = [unit for unit in units if runner.key(unit) in rows]
+        found[name] = [rows[runner.key(unit)] for unit in done]
         if folder is not None and done:
             command = f"python -m densenet_tutorial claims {name}{' --full' if full else ''}"
             command += "" if data is None else f" --data {data}"
             about = {
                 "claim": plans.CLAIMS[name][0],
-                "missing": len(units) - len(done),
+                "missing": missing(name, found[name], full=full, data=data),
                 "devices": dict(Counter(row["device"] for row in found[name])),
                 **plans.setting(scale),
             }
@@ -133,6 +134,26 @@ def _table(rows: list[Row]) -> list[tuple[str, ...]]:
     ]
 
 
+_rows = sequence_of(arguments.instance_of(dict, "a row, a dict"), empty=True)
+
+
+@arguments.check(name=one_of(plans.CLAIMS), rows=_rows, full=boolean, data=optional(arguments.text))
+def missing(name: str, rows: Sequence[Row], *, full: bool = False, data: str | None = None) -> int:
+    """The number of units of a claim that are not in `rows`, which are those of :func:`run`.
+
+    Those whose learning rate has not been chosen yet count as well.
+    """
+    plan, scale = plans.CLAIMS[name][1], plans.scale(full, data)
+    known = list(rows)
+
+    def absent(units: list[Row]) -> list[Row]:
+        return [unit for unit in units if not any(unit.items() <= row.items() for row in known)]
+
+    tuning = [unit for unit in absent(plan(scale, known)) if unit.get("held_out")]
+    assumed = [unit | {"test_accuracy": 0.0} for unit in tuning]
+    return len(absent(plan(scale, [*known, *assumed])))
+
+
 @arguments.check(name=one_of(plans.CLAIMS))
 def results(name: str) -> list[Row]:
     """The rows in the results file of a claim that comes with the package.
@@ -148,16 +169,15 @@ def results(name: str) -> list[Row]:
     return [figure["unit"] | figure["result"] for figure in content["figures"]]
 
 
-_rows = sequence_of(arguments.instance_of(dict, "a row, a dict"))
-
-
-@arguments.check(name=one_of(RULES), rows=_rows)
+@arguments.check(name=one_of(RULES), rows=sequence_of(arguments.instance_of(dict, "a row, a dict")))
 def verdict(name: str, rows: Sequence[Row]) -> Verdict:
     """The verdict on a claim, by the rule in :mod:`verdicts`, from rows of :func:`run`.
 
     Raises:
         ValueError: there is no such claim, or the rows are not enough for its rule.
     """
+    if words := plans.lacking(name, rows):
+        return Verdict(NOT_DECIDED, f"nothing was measured of {words}")
     found = RULES[name](list(rows))
     least = seeds(rows)
     if least < LEAST_SEEDS:

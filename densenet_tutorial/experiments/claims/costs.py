@@ -37,7 +37,7 @@ def timed(unit: Unit, device: torch.device | str = "cpu") -> dict[str, Any]:
 
     Returns:
         ``times``: for each network its entries, its number of ``multiply_adds``, and ``predict``
-        and ``train``: the seconds of each call.
+        and ``train``: the seconds of each call; and the number of CPU ``threads``.
     """
     dataset = dataset_of(unit, device)
     x = dataset.normalize(dataset.train_images[: unit["batch_size"]])
@@ -50,6 +50,7 @@ def timed(unit: Unit, device: torch.device | str = "cpu") -> dict[str, Any]:
         steps[f"predict {i}"] = partial(_predict, model, x)
     seconds = speed.in_turns(steps, unit["repeats"], device)
     return {
+        "threads": torch.get_num_threads(),
         "times": [
             entries
             | {
@@ -58,7 +59,7 @@ def timed(unit: Unit, device: torch.device | str = "cpu") -> dict[str, Any]:
                 "train": [round(s, 7) for s in seconds[f"train {i}"]],
             }
             for i, (entries, model) in enumerate(zip(unit["networks"], models, strict=True))
-        ]
+        ],
     }
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from densenet_tutorial.experiments import baselines
 from densenet_tutorial.experiments.claims.trained import Unit
 
 Row = dict[str, Any]
@@ -331,3 +332,56 @@ def cost(unit: Unit) -> float:
     if unit["kind"] == "timed":
         return 4.0 * layers * unit["repeats"] * len(unit["networks"])
     return layers * (unit.get("steps", 0) + 20.0)
+
+
+def _expected(name: str) -> list[Row]:
+    """For each part of a claim's experiment, what a row of it says."""
+    families: list[Row] = [{"kind": "train", "family": family} for family in FAMILIES]
+    budgets: list[Row] = [
+        {"kind": "train", "family": family, "budget": budget}
+        for family in FAMILIES
+        if family != "dense"
+        for budget in baselines.BUDGETS
+    ]
+    if name == "gradients":
+        starts: list[Row] = [
+            {"init": init, "norm": norm}
+            for init in ("kaiming", "default")
+            for norm in (True, False)
+        ]
+        trained: Row = {"init": "kaiming", "norm": True, "steps": True}
+        return [
+            {"family": family} | part
+            for family in ("plain", "residual", "dense")
+            for part in (*starts, trained)
+        ]
+    if name == "reuse":
+        return [{"kind": "cuts"}]
+    if name == "scales":
+        return [part | {"kind": "probes"} for part in families]
+    if name == "memory":
+        modes = (False, "checkpoint", "recompute", "minimal")
+        held = [{"kind": "held", "family": "dense", "mode": mode} for mode in modes]
+        return [*held, {"kind": "held", "family": "residual"}, *families, *budgets]
+    if name == "time":
+        return [{"kind": "timed"}, *families, *budgets]
+    if name == "overfitting":
+        regimes: tuple[Row, ...] = ({}, {"augment": True}, {"drop_rate": True}, {"shuffled": True})
+        return [part | regime for part in families for regime in regimes]
+    if name == "choices":
+        return [{"kind": "train", "variant": variant} for variant in VARIANTS]
+    return [*families, *(budgets if name == "parameters" else [])]
+
+
+def lacking(name: str, rows: Iterable[Row]) -> str:
+    """The parts of a claim's experiment of which `rows` have nothing, in words; if not all."""
+    rows = [row for row in rows if not row.get("held_out")]
+
+    def says(row: Row, part: Row) -> bool:
+        return all(bool(row.get(k)) if v is True else row.get(k) == v for k, v in part.items())
+
+    expected = _expected(name)
+    absent = [part for part in expected if not any(says(row, part) for row in rows)]
+    if len(absent) == len(expected):
+        return ""
+    return "; ".join(", ".join(f"{k} {v}" for k, v in part.items()) for part in absent)

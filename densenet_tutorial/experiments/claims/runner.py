@@ -5,6 +5,7 @@ loses the units under way, and the next one goes on with the others.
 """
 
 import contextlib
+import itertools
 import json
 import multiprocessing
 import os
@@ -20,6 +21,7 @@ from typing import Any, cast
 import torch
 from tqdm import tqdm
 
+from densenet_tutorial.experiments.benchmarks import _not_interrupted
 from densenet_tutorial.experiments.claims import costs, plans, trained
 from densenet_tutorial.experiments.claims.trained import Unit
 
@@ -44,7 +46,7 @@ class Store:
     """The finished units, by :func:`key`, in a folder or in memory.
 
     A row says on which ``device`` it was measured. A folder may have rows of several, so that a run
-    can go on elsewhere; only times of another device count as missing.
+    can go on elsewhere; only times of another device are measured again.
 
     Args:
         folder: where ``units.jsonl`` is; ``None`` for memory only.
@@ -57,28 +59,29 @@ class Store:
 
     def __init__(self, folder: Path | None, device: torch.device) -> None:
         self.rows: dict[str, Row] = {}
+        self.elsewhere: dict[str, Row] = {}  # times of other devices
         self.path = None if folder is None else folder / "units.jsonl"
         self.device = device.type
         if self.path is None:
             return
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            text = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
+            data = self.path.read_bytes() if self.path.exists() else b""
         except OSError as error:
             raise OSError(error.errno, f"output: {error.strerror}", str(self.path.parent)) from None
-        whole, _, torn = text.rpartition("\n")
+        whole, _, torn = data.rpartition(b"\n")
         for number, line in enumerate(whole.splitlines(), start=1):
             try:
                 found = json.loads(line)
                 unit, result, where = found["unit"], found["result"], found["device"]
-                counts = unit["kind"] != "timed" or where == self.device
+                here = unit["kind"] != "timed" or where == self.device
             except (ValueError, KeyError, TypeError) as error:
                 raise ValueError(f"{self.path} is damaged in line {number}: {error!r}") from None
-            if counts:
-                self.rows[key(unit)] = unit | result | {"device": where}
+            rows = self.rows if here else self.elsewhere
+            rows[key(unit)] = unit | result | {"device": where}
         if torn:  # a line that was being written when the process was killed
             with self.path.open("r+b") as file:
-                file.truncate(len(text.encode()) - len(torn.encode()))
+                file.truncate(len(data) - len(torn))
 
     def add(self, unit: Unit, result: dict[str, Any]) -> None:
         """Keep the result of a unit."""
@@ -154,29 +157,36 @@ def run_units(
     ):
         while (units := missing()) and in_time():
             bar.total = bar.n + sum(map(plans.cost, units))
-            # Times are measured while nothing else runs.
+            # Times are measured while nothing else runs, with all threads of this process.
             alone = [unit for unit in units if unit["kind"] == "timed"]
-            for several, some in ((1, alone), (workers, units[len(alone) :])):
-                for unit, result in pool(some, several, in_time):
-                    if "error" in result:
-                        failed[key(unit)] = result["error"]
-                        bar.write(f"failed: {result['error']}, in {key(unit)}", file=sys.stderr)
-                    else:
-                        store.add(unit, result)
-                    left = len(failed) + len(store.rows)
-                    bar.set_description_str(f"{left} units", refresh=False)
-                    bar.update(plans.cost(unit))
+            results = itertools.chain(
+                _here(alone, str(device), in_time), pool(units[len(alone) :], in_time)
+            )
+            for unit, result in results:
+                if "error" in result:
+                    failed[key(unit)] = result["error"]
+                    bar.write(f"failed: {result['error']}, in {key(unit)}", file=sys.stderr)
+                else:
+                    store.add(unit, result)
+                ended = len(failed) + len(store.rows)
+                bar.set_description_str(f"{ended} units", refresh=False)
+                bar.update(plans.cost(unit))
     return failed
 
 
-Pool = Callable[[list[Unit], int, Callable[[], bool]], Iterator[tuple[Unit, dict[str, Any]]]]
+Results = Iterator[tuple[Unit, dict[str, Any]]]
+Pool = Callable[[list[Unit], Callable[[], bool]], Results]
+
+
+def _here(units: list[Unit], device: str, in_time: Callable[[], bool]) -> Results:
+    return ((unit, measure(unit, device)) for unit in units if in_time())
 
 
 @contextlib.contextmanager
 def _pool(workers: int, device: str) -> Iterator[Pool]:
-    """A function from units and a number of processes to their results, as they are finished."""
+    """A function from units to their results, as they are finished in `workers` processes."""
     if workers == 1:
-        yield lambda units, _, in_time: ((u, measure(u, device)) for u in units if in_time())
+        yield lambda units, in_time: _here(units, device, in_time)
         return
     context = multiprocessing.get_context("spawn")
     idle: list[tuple[Any, Connection]] = []
@@ -190,16 +200,15 @@ def _pool(workers: int, device: str) -> Iterator[Pool]:
         there.close()
         return process, here
 
-    def results(
-        units: list[Unit], several: int, in_time: Callable[[], bool]
-    ) -> Iterator[tuple[Unit, dict[str, Any]]]:
+    def results(units: list[Unit], in_time: Callable[[], bool]) -> Results:
         left = list(reversed(units))
         while left or busy:
-            while left and len(busy) < several and in_time():
+            while left and len(busy) < workers and in_time():
                 process, pipe = idle.pop() if idle else start()
                 unit = left.pop()
-                pipe.send(unit)
                 busy[pipe] = process, unit
+                with contextlib.suppress(ConnectionError):  # it has died, as `recv` will tell
+                    pipe.send(unit)
             if not busy:
                 return
             for ready in wait(list(busy)):
@@ -208,7 +217,7 @@ def _pool(workers: int, device: str) -> Iterator[Pool]:
                 try:
                     yield unit, pipe.recv()
                     idle.append((process, pipe))
-                except EOFError:
+                except (EOFError, ConnectionError):
                     process.join()
                     yield unit, {"error": f"its process ended with status {process.exitcode}"}
 
@@ -227,17 +236,3 @@ def _work(pipe: Connection, device: str) -> None:
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionError):
         while True:
             pipe.send(measure(pipe.recv(), device))
-
-
-@contextlib.contextmanager
-def _not_interrupted() -> Iterator[None]:
-    """Ignore SIGINT, as do processes that are started meanwhile."""
-    try:
-        usual = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    except ValueError:  # only the main thread may set handlers
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, usual)

@@ -185,23 +185,31 @@ def train(unit: Unit, device: torch.device | str = "cpu") -> dict[str, Any]:
     except ValueError as error:
         if "not finite any more" not in str(error):
             raise
-        guess = 1 / len(_on_device(unit["data"], str(device)).classes)
-        return {"diverged": True, "train_accuracy": guess, "test_accuracy": guess}
+        dataset = dataset_of(unit, device)
+        guess = 1 / len(dataset.classes)
+        accuracies = {"train_accuracy": guess, "test_accuracy": guess}
+        return {"diverged": True, **accuracies, **_sizes(network_of(unit, dataset), dataset)}
     first = (dataset.train_images[:2000], dataset.train_labels[:2000])
     if not unit.get("shuffled"):  # then any sample will do, and these are sorted by class
         some = _shuffled(len(dataset.train_labels))[:2000].to(device)
         first = (dataset.train_images[some], dataset.train_labels[some])
     train_loss, train_accuracy = _tested(model, dataset, *first)
     test_loss, test_accuracy = _tested(model, dataset, dataset.test_images, dataset.test_labels)
-    side = dataset.train_images.shape[-1]
     return {
-        "parameters": baselines.count(model),
-        "multiply_adds": baselines.multiply_adds(model, side),
+        **_sizes(model, dataset),
         "steps_taken": steps,
         "train_loss": train_loss,
         "train_accuracy": train_accuracy,
         "test_loss": test_loss,
         "test_accuracy": test_accuracy,
+    }
+
+
+def _sizes(model: nn.Module, dataset: data.ImageDataset) -> dict[str, int]:
+    side = dataset.train_images.shape[-1]
+    return {
+        "parameters": baselines.count(model),
+        "multiply_adds": baselines.multiply_adds(model, side),
     }
 
 

@@ -38,7 +38,7 @@ class Verdict:
 
     Attributes:
         outcome: "holds", "holds with a condition", "does not hold here"; or "not decided", if what
-            is random has fewer than :data:`LEAST_SEEDS` seeds.
+            is random has fewer than :data:`LEAST_SEEDS` seeds, or if a part is missing.
         sentence: the numbers from which it follows.
     """
 
@@ -53,7 +53,7 @@ def clear(differences: Sequence[float]) -> int:
     """1 or -1 if the mean is clearly above or below zero, otherwise 0."""
     if len(differences) < 2:
         return 0
-    t = _T[len(differences) - 1] if len(differences) <= len(_T) else 2.0
+    t = _T[min(len(differences), len(_T)) - 1]  # for more, a little too cautious
     error = statistics.stdev(differences) / math.sqrt(len(differences))
     mean = statistics.mean(differences)
     if abs(mean) < 1e-9:  # rounding errors
@@ -335,17 +335,20 @@ def memory(rows: list[Row]) -> Verdict:
                 ratios.setdefault(row["mode"], []).append(ratio)
     _need([*ratios], "held bytes of residual networks as accurate as a DenseNet")
     more = {mode: sum(r > _MORE for r in some) * 2 >= len(some) for mode, some in ratios.items()}
-    outcome = HOLDS if all(more.values()) else CONDITION if more[False] else NOT_HERE
+    outcome = HOLDS if all(more.values()) else CONDITION if more.get(False) else NOT_HERE
     words = _list(
         f"{statistics.median(some):.1f} times with {mode or 'plain'} layers"
         for mode, some in ratios.items()
     )
-    deepest = max(sum(row["blocks"]) for row in held)
+    deepest = max(sum(row["blocks"]) for row in held if row["family"] == "dense")
     deep = {
         r["mode"]: r["bytes_per_image"]
         for r in held
         if sum(r["blocks"]) == deepest and r["family"] == "dense"
     }
+    _need([*ratios.get(False, [])], "held bytes of plain DenseNets")
+    if not {False, "minimal"} <= deep.keys():
+        raise ValueError("rows must have held bytes of the deepest DenseNet in each mode")
     return Verdict(
         outcome,
         f"at equal accuracy DenseNet holds {words} of what the residual network holds (medians of "
