@@ -168,6 +168,14 @@ def test_a_transition_says_its_shapes_and_what_its_orders_cost():
     assert "30 × 8 × 4" in shown and "10 × 16 × 8" in shown
 
 
+def test_mixtures_have_no_colour_of_a_source_also_where_nothing_is_compressed():
+    def colored(makes):
+        drawn = figures.transition_orders(Transition(8, makes), sources=[4, 4])
+        return drawn._repr_svg_().count("source-1")
+
+    assert colored(8) == colored(4) > 0
+
+
 @pytest.mark.parametrize(
     ("config", "size", "expected"),
     [

@@ -57,10 +57,13 @@ def lighten_pages(app, exception):
     if exception or app.builder.format != "html":
         return
     unused = set()
-    for page in sorted(Path(app.outdir).rglob("*.html")):
+    pages = sorted(Path(app.outdir).rglob("*.html"))
+    for page in pages:
         unused |= {png.resolve() for png in lighten(page)}
+    named = "".join(page.read_text(encoding="utf-8") for page in pages)
     for png in unused:
-        png.unlink()
+        if png.name not in named:
+            png.unlink()
 
 
 def setup(app):

@@ -47,10 +47,13 @@ def join(page):
 def join_all(app, exception):
     if exception or app.builder.format != "html":
         return
-    for old in Path(app.outdir, "_static").glob("all-*.css"):
-        old.unlink()
-    for page in sorted(Path(app.outdir).rglob("*.html")):
+    pages = sorted(Path(app.outdir).rglob("*.html"))
+    for page in pages:
         join(page)
+    named = "".join(page.read_text(encoding="utf-8") for page in pages)
+    for old in Path(app.outdir, "_static").glob("all-*.css"):
+        if old.name not in named:  # a page that was not built again keeps its own
+            old.unlink()
 
 
 def setup(app):

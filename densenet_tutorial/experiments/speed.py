@@ -5,7 +5,7 @@ All models take turns in one process, so that changes of load or temperature aff
 
 import contextlib
 import copy
-import importlib
+import importlib.util
 import itertools
 import json
 import statistics
@@ -117,8 +117,10 @@ class ConvolutionsAlone(nn.Module):
 class BytesAlone(nn.Module):
     """As many bytes as the passes of a model read and write, copied, and nothing computed.
 
-    Another limit for the time of a model whose tensors do not fit into the caches: its bytes at the
-    bandwidth of this machine's memory.
+    To be compared with the time of a model whose tensors do not fit into the caches: its bytes at
+    the bandwidth of this machine's memory. It is no strict limit: what is computed in one pass, as
+    by :class:`inference.BottleneckLayer` on a GPU, counts as two, and what no module computes does
+    not count.
 
     Args:
         model: a model, whose modules without children are its passes; in-place ones count as well.
@@ -330,17 +332,17 @@ def _models(name: str, task: str, x: Tensor, amp: bool, compiled: bool) -> dict[
             found["optimized, CUDA graph"] = optimize(cuda_graphs=True)
             graphs = optimize(dtype=torch.bfloat16, cuda_graphs=True)
             found["optimized, bfloat16, CUDA graph"] = graphs
-        if not amp and x.device.type == "cpu":
+        if not amp and x.device.type == "cpu" and _can_quantize():
             found["ours, int8"] = quantized(ours, x[:1])
     else:
         for mode in ("checkpoint", "recompute", "minimal"):
             copied = memory.set_memory_efficient(copy.deepcopy(fastest), mode)
             found[f"ours, {mode}, channels_last"] = copied
         if x.is_cuda:
-            for label in ("torchvision", "ours", "ours, recompute"):
-                name = f"{label}, channels_last"
-                if name in found:
-                    found[f"{name}, CUDA graph"] = _graphed(found[name], x, amp)
+            for base in ("torchvision", "ours", "ours, recompute"):
+                label = f"{base}, channels_last"
+                if label in found:
+                    found[f"{label}, CUDA graph"] = _graphed(found[label], x, amp)
     if compiled:
         for label in list(found):
             if label.split(",")[0] in ("torchvision", "ours", "optimized") and not (
@@ -377,6 +379,11 @@ def quantized(model: nn.Module, x: Tensor) -> nn.Module:
         prepared = quantize_fx.prepare_fx(copy.deepcopy(model), settings, (x,))
         prepared(x)
         return quantize_fx.convert_fx(prepared)
+
+
+def _can_quantize() -> bool:
+    found = importlib.util.find_spec("torch.ao.quantization.quantize_fx")
+    return found is not None and torch.backends.quantized.engine != "none"
 
 
 def _graphed(model: nn.Module, x: Tensor, amp: bool) -> nn.Module:

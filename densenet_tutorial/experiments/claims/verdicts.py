@@ -382,13 +382,12 @@ def time(rows: list[Row]) -> Verdict:
                             ratio = statistics.median(ours[task]) / statistics.median(theirs[task])
                             key = name, task, row["batch_size"]
                             ratios.setdefault(key, []).append(ratio)
-            largest = max(r["batch_size"] for r in timed)
-            if row["batch_size"] == largest:
-                for entry in times:
-                    if entry["family"] in ("dense", "residual"):
-                        work = largest * entry["multiply_adds"]
-                        rate = work / statistics.median(entry["predict"]) / 1e9
-                        rates.setdefault(entry["family"], []).append(rate)
+        if row["batch_size"] == max(r["batch_size"] for r in timed):
+            for entry in times:
+                if entry["family"] in ("dense", "residual"):
+                    work = row["batch_size"] * entry["multiply_adds"]
+                    rate = work / statistics.median(entry["predict"]) / 1e9
+                    rates.setdefault(entry["family"], []).append(rate)
     _need([*ratios], "times of a residual network to compare with")
     slower = [key for key, some in ratios.items() if statistics.median(some) > _MORE]
     outcome = HOLDS if len(slower) == len(ratios) else CONDITION if slower else NOT_HERE

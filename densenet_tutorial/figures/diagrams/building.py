@@ -557,7 +557,8 @@ def transition_orders(
         at = y + 16
         for i, (c, h, w) in enumerate([(reads, *size), between, (makes, height, width)]):
             tall = h * pixel
-            drawing.strip(x - c * unit / 2, at, read if c == reads else [(-1, c)], unit, tall)
+            mixed = i == 2 or (i == 1 and not pool_first)  # behind the convolution
+            drawing.strip(x - c * unit / 2, at, [(-1, c)] if mixed else read, unit, tall)
             drawing.text(x, at + tall + 15, f"{c} × {h} × {w}", anchor="middle", bold=True)
             at += (high[0] if i < 2 else tall) + 20
             if i == 2:
