@@ -8,6 +8,7 @@ from pathlib import Path
 
 import yaml
 
+CARD_ALT = "Title and drawing of the page, on the card of {title}"
 LICENCE = "https://creativecommons.org/licenses/by/4.0/"
 
 NOT_FOUND = """<!DOCTYPE html>
@@ -42,14 +43,26 @@ def descriptions(app):
     return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
+def card(app, pagename):
+    """The address of the picture for links to a page; pages without one have the first page's."""
+    cards = Path(app.srcdir, "book", "_static", "cards")
+    name = Path(pagename).name
+    return f"_static/cards/{name if (cards / f'{name}.png').is_file() else 'index'}.png"
+
+
 def describe(app, pagename, templatename, context, doctree):
     """Add the description and the structured data to a page's head."""
     text = descriptions(app).get(pagename)
     if text is None or doctree is None:
         return
-    # The extension that writes the og: tags takes this instead of the first words of the page.
-    context["meta"] = {**(context.get("meta") or {}), "og:description": html.escape(text)}
     base = app.config.html_baseurl
+    # The extension that writes the og: tags takes this instead of the first words of the page.
+    context["meta"] = {
+        **(context.get("meta") or {}),
+        "og:description": html.escape(text),
+        "og:image": base + card(app, pagename),
+        "og:image:alt": CARD_ALT.format(title=app.config.html_title),
+    }
     book = {"@type": "Book", "name": app.config.html_title, "url": f"{base}book/index.html"}
     data = {
         "@context": "https://schema.org",
@@ -69,6 +82,7 @@ def describe(app, pagename, templatename, context, doctree):
     context["metatags"] = (
         context.get("metatags", "")
         + f'<meta name="description" content="{html.escape(text)}" />\n'
+        + '<meta name="twitter:card" content="summary_large_image" />\n'
         + f'<script type="application/ld+json">{text_of_data}</script>\n'
     )
 

@@ -6,7 +6,10 @@ import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import make_cards
 import yaml
+from conftest import toc_files
+from PIL import Image
 from test_browser import Tab, browser, server  # noqa: F401  (fixtures)
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,11 +44,6 @@ SIGNS = """
 """
 
 
-def toc_files():
-    toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
-    return [toc["root"], *re.findall(r"'file': '([^']+)'", str(toc))]
-
-
 def head(site, page):
     return (site / page).read_text(encoding="utf-8").partition("</head>")[0]
 
@@ -63,6 +61,27 @@ def test_a_page_is_described_by_hand(site, page):
     assert len(set(texts.values())) == len(texts)
     assert meta(head(site, page), "description") == text == meta(head(site, page), "og:description")
     assert meta(head(site, page), "og:site_name") == "DenseNet, step by step"
+
+
+def test_a_link_to_a_page_shows_its_own_card(site, page):
+    base = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))["html"]["baseurl"]
+    address = meta(head(site, page), "og:image")
+    assert address.startswith(base) and meta(head(site, page), "og:image:alt")
+    assert meta(head(site, page), "twitter:card") == "summary_large_image"
+    name = Path(page).stem
+    assert Path(address).stem == (name if name in make_cards.pages() else "index")
+    with Image.open(site / address.removeprefix(base)) as card:
+        assert card.size == (1200, 630)
+
+
+def test_cards_say_what_the_pages_say_today():
+    cards = {path.stem: path for path in make_cards.TARGET.glob("*.png")}
+    pages = make_cards.pages()
+    chapters = [f for f in toc_files() if re.match(r"book/\d\d_", f)]
+    assert cards.keys() == pages.keys() >= {Path(f).name for f in chapters} | {"index", "live"}
+    for name, words in pages.items():
+        with Image.open(cards[name]) as card:
+            assert card.text["made from"] == make_cards.fingerprint(words), f"{name}: make_cards.py"
 
 
 def test_structured_data_and_the_canonical_address_agree(site, page):
