@@ -11,7 +11,8 @@ from pathlib import Path
 
 from sphinx.builders.html._assets import _JavaScript
 
-sys.path.append(str(Path(__file__).resolve().parents[1] / "_tools"))
+sys.path += [str(Path(__file__).resolve().parents[1] / "_tools"), str(Path(__file__).parent)]
+import css
 import figures
 import notebooks
 
@@ -164,24 +165,18 @@ def use_own_icons(app, exception):
         rewrite(style, OWN_ICONS)
 
 
-def rules_for(theme, css):
+def rules_for(theme, text):
     """The rules of a style sheet that are for `theme`, "light" or "dark", made for "auto"."""
     found = []
-    while match := re.match(r"([^{}]*)\{", css):
-        end, depth = match.end(), 1
-        while depth and end < len(css):
-            depth += {"{": 1, "}": -1}.get(css[end], 0)
-            end += 1
-        before, inside = match[1].rpartition(";")[2].strip(), css[match.end() : end - 1]
-        css = css[end:]
-        if before.startswith(("@media", "@supports")):
+    mine = re.compile(rf"""\[data-theme=["']?{theme}["']?\]""")
+    for before, inside in css.rules(text):
+        if before.startswith(css.NESTING):
             if nested := rules_for(theme, inside):
                 found.append(f"{before}{{{nested}}}")
         elif not before.startswith("@"):
-            mine = re.compile(rf"""\[data-theme=["']?{theme}["']?\]""")
-            selectors = filter(mine.search, re.split(r",(?![^()]*\))", before))
-            if selectors := [mine.sub("[data-theme=auto]", each) for each in selectors]:
-                found.append(f"{','.join(selectors)}{{{inside}}}")
+            named = [each for each in css.selectors(before) if mine.search(each)]
+            if named := [mine.sub("[data-theme=auto]", each) for each in named]:
+                found.append(f"{','.join(named)}{{{inside}}}")
     return "\n".join(found)
 
 
@@ -197,10 +192,10 @@ def follow_the_system(app, exception):
         if p.name not in (*names, "book.css", "without-scripts.css")
         and not p.name.startswith("all-")  # of a build before, see styles.py
     )
-    css = "".join((static / name).read_text(encoding="utf-8") for name in [*names, "book.css"])
-    css = re.sub(r"/\*.*?\*/", "", css, flags=re.DOTALL)
+    text = "".join((static / name).read_text(encoding="utf-8") for name in [*names, "book.css"])
+    text = css.COMMENT.sub("", text)
     blocks = [
-        f"@media (prefers-color-scheme: {theme}) {{\n{rules_for(theme, css)}\n}}\n"
+        f"@media (prefers-color-scheme: {theme}) {{\n{rules_for(theme, text)}\n}}\n"
         for theme in ("light", "dark")
     ]
     (static / "without-scripts.css").write_text("".join(blocks), encoding="utf-8")
