@@ -25,8 +25,7 @@
     const text = value.toFixed(digits);
     return Number(text) === 0 ? (0).toFixed(digits) : text.replace("-", "−");
   };
-  const millionths = value => number(value * 1e6, 1);
-  const thousands = value => value.toLocaleString("en-US");
+    const thousands = value => value.toLocaleString("en-US");
   const meanSize = values => values.reduce((sum, v) => sum + Math.abs(v), 0) / values.length;
   const positive = values => values.reduce((sum, v) => sum + (v > 0), 0) / values.length;
   const escape = text => text.replace(/[&<>]/g, sign => ({ "&": "&amp;", "<": "&lt;", ">": "&gt;" })[sign]);
@@ -49,7 +48,7 @@
     const { side, k } = network, steps = [], block = part === "block";
     const add = (kind, layer, said) =>
       steps.push({ kind, layer, said, marks: MARKS.both[kind] ?? MARKS[part][kind] });
-    add("start", 0, `the stem has made ${network.channels} maps of the picture, ${side} × ${side} pixels each; they are the ${part}'s input`);
+    add("start", 0, `a 3 × 3 convolution has made ${network.channels} maps of the picture, ${side} × ${side} pixels each; they are the ${part}'s input`);
     network.layers.slice(0, block ? undefined : 1).forEach((layer, i) => {
       const l = i + 1, { inputs, width } = layer, name = block ? `layer ${l}, ` : "";
       add("read", l, `${name}concatenation: it reads ${l === 1 ? "the input" : `${l} sources`}, ${sum(network, l)} channels`);
@@ -73,7 +72,7 @@
     add("start", count + 1, `the score of “${className}” goes back through the classifier, which has read all ${network.outputs} maps: each gets a gradient`);
     for (let l = count; l >= 1; l--) {
       const readers = count + 1 - l;
-      add("take", l, `layer ${l}, its ${network.k} maps have heard from ${readers === 1 ? "their one reader" : `all their ${readers} readers`}: the sum is their gradient`);
+      add("take", l, `layer ${l}, its ${network.k} maps have heard from ${readers === 1 ? "their one reader" : `all their ${readers} readers`}: ${readers === 1 ? "that" : "the sum"} is their gradient`);
       add("pass", l, `layer ${l} passes its gradient back through its two convolutions to ${l === 1 ? "what" : `the ${l} sources that`} it has read, ${network.layers[l - 1].inputs} channels`);
     }
     add("end", 0, `the input has heard from ${count + 1} readers, each of them directly: the gradient is complete`);
@@ -188,7 +187,7 @@
       return `<div class="step-group step-source-${source} ${state}" role="img" aria-label="${name}: ${count} maps${size ? `, ${size}` : ""}">
         <span class="step-name" aria-hidden="true">${name}${state.includes("step-new") ? " (new)" : ""}</span>
         <span class="step-maps">${"<canvas></canvas>".repeat(count)}</span>${
-          size ? `<span class="step-size" aria-hidden="true">${size}</span>` : ""}</div>`;
+          size ? `<span class="step-size" aria-hidden="true">${size.replace(" thousandths", " · 10⁻³")}</span>` : ""}</div>`;
     }
 
     /** All channels of `values` by source, as groups. */
@@ -259,13 +258,13 @@
       const { network, trace } = this, maps = trace.layers[layer - 1], { k } = network;
       const row = (title, groups) => `<p>${title}</p><div class="step-row">${groups}</div>`;
       const range = values => `from ${number(Math.min(...values))} to ${number(Math.max(...values))}`;
-      const plain = (values, name) => this.group(layer, values, { name });
+      const plain = (values, name) => this.group(layer, values, { name, state: values.length > 4 * pixels ? "step-wide" : "step-few" });
       const shapeOf = values => `<b class="step-shape">${values.length / pixels} ${shape}</b>`;
       const out = { conv1: "bottleneck", norm2: "bottleneck", relu2: "bottleneck", conv2: `new maps of layer ${layer}` }[kind];
       if (kind === "start") {
         this.paints.push([trace.picture, mostOf(trace.picture)]);
         return row(`The picture, ${step.data.classes[step.data.label].toLowerCase()}, normalised: <b class="step-shape">1 ${shape}</b>`,
-          '<div class="step-group" role="img" aria-label="the picture"><span class="step-maps"><canvas></canvas></span></div>')
+          '<div class="step-group step-few" role="img" aria-label="the picture"><span class="step-maps"><canvas></canvas></span></div>')
           + row(`A 3 × 3 convolution, ${9 * network.channels} weights, gives ${shapeOf(trace.features.subarray(0, network.channels * pixels))}, which are above.`, "");
       }
       if (kind === "read")
@@ -306,14 +305,15 @@
 
     showBackward({ kind, layer }) {
       const { network, gradient } = this, count = network.layers.length, pixels = network.side ** 2;
-      const most = mostOf(gradient.total), { passed } = gradient;
+      const { passed } = gradient;
       // What has arrived by now: from the classifier, and from every layer that has passed its gradient on.
       const givers = [];
       const lastGiver = { start: count + 1, take: layer + 1, pass: layer, end: 1 }[kind];
       for (let reader = count + 1; reader >= lastGiver; reader--) givers.push(reader);
       const arrived = new Float32Array(network.outputs * pixels);
       for (const reader of givers) passed[reader].forEach((g, i) => { arrived[i] += g; });
-      const size = values => `${millionths(meanSize(values))} millionths`;
+      const most = mostOf(arrived);
+      const size = values => `${number(1000 * meanSize(values))} thousandths`;
       const of = (values, source) => {
         const [start, channels] = channelsOf(network, source);
         return values.subarray(start * pixels, (start + channels) * pixels);
@@ -327,9 +327,10 @@
       const taker = kind === "take" ? layer : kind === "end" ? 0 : null;
       let stage;
       if (taker !== null) {
-        const row = (title, values) => `<p>${title}, ${size(values)}</p><div class="step-row">${this.group(taker, values, { most })}</div>`;
-        stage = givers.filter(reader => reader > taker).map(reader => row(`From ${readerName(network, reader)}`, of(passed[reader], taker))).join("")
-          + (givers.length > 1 ? row("<b>The sum</b>", of(arrived, taker)) : "");
+        const row = (title, values) => `<div><p>${title}, ${size(values)}</p><div class="step-row">${
+          this.group(taker, values, { most, state: taker ? "step-few" : "" })}</div></div>`;
+        const from = givers.filter(reader => reader > taker).map(reader => row(`From ${readerName(network, reader)}`, of(passed[reader], taker)));
+        stage = `<div class="step-givers">${from.join("")}${from.length > 1 ? row("<b>The sum</b>", of(arrived, taker)) : ""}</div>`;
       } else {
         const reader = kind === "start" ? count + 1 : layer;
         stage = `<p>What ${readerName(network, reader)} passes to each source:</p><div class="step-row">${
@@ -337,7 +338,7 @@
       }
       this.find("stage").innerHTML = stage;
       this.find("note").innerHTML = `A map's gradient says how the score would change if a pixel of it were larger: <i class="step-plus"></i> up,
-        <i class="step-minus"></i> down. All maps have one scale; numbers are mean absolute values. PyTorch runs this by itself: the marked code, read backwards.`;
+        <i class="step-minus"></i> down. All maps of a step have one scale; numbers are mean absolute values. PyTorch runs this by itself: the marked code, read backwards.`;
     }
 
     /** The listing, with what runs now marked. */
