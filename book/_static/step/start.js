@@ -18,7 +18,7 @@
   for (const place of document.querySelectorAll(".step-through")) {
     const start = document.createElement("p");
     start.className = "step-start";
-    start.innerHTML = '<button type="button"></button><span role="status">It loads 50 KB.</span>';
+    start.innerHTML = '<button type="button"></button><span role="status">It loads 65 KB.</span>';
     const [button, status] = start.children;
     button.textContent = place.dataset.part === "layer" ? "Step through the layer" : "Step through the block";
     button.addEventListener("click", async () => {
