@@ -250,7 +250,7 @@
       this.find("stage").innerHTML = this.stage(kind, layer, own, shape, pixels);
       this.find("note").innerHTML = `Colours: <i class="step-plus"></i> above zero, <i class="step-minus"></i> below, the
         stronger the farther; each group has a scale of its own. The network was trained for ${step.data.epochs} epochs on
-        ${thousands(step.data.trainedOn)} pictures; of ${thousands(step.data.tested)} test pictures, this is the first, it gets ${step.data.right} right.`;
+        ${thousands(step.data.trainedOn)} pictures, and gets ${step.data.right} of ${thousands(step.data.tested)} others right; this is the first of those.`;
     }
 
     /** What one step does: maps before, the operation, maps after. */
