@@ -83,6 +83,12 @@ def block():
 
 
 @functools.cache
+def first_convolution():
+    """From grey pictures to what `block` reads."""
+    return nn.Conv2d(1, 8, 3, padding=1)
+
+
+@functools.cache
 def pictures():
     return torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -243,6 +249,12 @@ VALID = {
     "figures.dense_layer": lambda: {"layer": block()["denselayer1"]},
     "figures.growing_strip": lambda: {"block": block()},
     "figures.keys": lambda: {"state_dict": model().state_dict()},
+    "figures.layer_at_work": lambda: {
+        "block": block(),
+        "start": first_convolution(),
+        "picture": pictures(),
+        "layer": 2,
+    },
     "figures.network": lambda: {"model": model(), "image_size": 8},
     "figures.preprocessing": lambda: {
         "picture": Image.new("RGB", (40, 30)),

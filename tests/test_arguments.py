@@ -333,6 +333,19 @@ TABLE = {
     },
     "figures.growing_strip": {"block": BLOCK},
     "figures.keys": {"state_dict": STATE_DICT},
+    "figures.layer_at_work": {
+        "block": BLOCK,
+        "start": [
+            *module(),
+            nn.ReLU(),
+            nn.Conv2d(1, 7, 3),
+            nn.Conv2d(2, 8, 3),
+            nn.Flatten(),
+            model(),
+        ],
+        "picture": [*tensor("floats", 3, 1, 8, 8), torch.randn(3, 2, 8, 8)],
+        "layer": whole(1, 2),
+    },
     "figures.network": {"model": densenet(), "image_size": whole(2)},
     "figures.preprocessing": {
         "picture": [None, 3, "x", Foreign(), torch.zeros(3, 4, 4), np.zeros((4, 4, 3))],

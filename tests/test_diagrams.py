@@ -1,5 +1,8 @@
 """Diagrams are drawn from modules: what they say must be what the modules are."""
 
+import base64
+import copy
+import io
 import re
 from pathlib import Path
 from xml.etree import ElementTree
@@ -8,6 +11,7 @@ import public_functions
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from densenet_tutorial import (
     DenseBlock,
@@ -115,6 +119,58 @@ def test_a_sum_and_a_concatenation_of_the_numbers_given():
         *("5", "2", "1", "6"),
         "All are still there, each at its place.",
     ]
+
+
+def pixels_of(image):
+    """The rows of the palette that a picture in a diagram is made of, and the palette."""
+    content = base64.b64decode(image.get("href").partition(",")[2])
+    with Image.open(io.BytesIO(content)) as picture:
+        assert picture.mode == "P"
+        palette = torch.tensor(picture.getpalette()).view(-1, 3)
+        return torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).view(
+            picture.height, picture.width
+        ), palette
+
+
+@pytest.mark.parametrize(("layer", "bn_size"), [(1, 4), (3, 4), (2, None)])
+def test_a_layer_at_work_shows_the_maps_that_the_modules_make(layer, bn_size):
+    torch.manual_seed(layer)
+    block = DenseBlock(3, 8, bn_size, 4, 0.0).eval()
+    start, picture = nn.Conv2d(1, 8, 3, padding=1), torch.randn(2, 1, 9, 7)
+    for module in block.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.running_mean, -0.3, 0.3)
+    before = copy.deepcopy(block.state_dict())
+    diagram = figures.layer_at_work(block, start, picture, layer)
+    assert all(torch.equal(before[k], v) for k, v in block.state_dict().items())
+    with torch.no_grad():
+        features = start(picture[:1])
+        pieces = list(block(features)[0].split([8, 4, 4, 4]))
+    expected = pieces[:layer]
+    own = block[f"denselayer{layer}"]
+    if bn_size is not None:
+        with torch.no_grad():
+            expected = [*expected, own.bn_function([p[None] for p in pieces[:layer]])[0]]
+    expected = [*expected, pieces[layer]]
+    images = list(ElementTree.fromstring(diagram.svg).iter(f"{SVG}image"))
+    assert len(images) == len(expected)
+    for image, maps in zip(images, expected):
+        numbers, palette = pixels_of(image)
+        assert torch.equal(palette[15], torch.tensor([244, 242, 247]))
+        shown = numbers.view(9, maps.shape[0], 7).movedim(1, 0).float() - 15
+        assert (shown - 15 * maps / maps.abs().max()).abs().max() < 0.51
+    reads = 8 + 4 * (layer - 1)
+    assert f"{reads} × 9 × 7" in said(diagram) and "New maps: 4 × 9 × 7" in texts(diagram)
+    for conv in (m for m in own.modules() if isinstance(m, nn.Conv2d)):
+        assert f"= {conv.weight.numel()} weights" in said(diagram)
+    assert texts(diagram)[-1].endswith(f"= {reads + 4} channels")
+
+
+def test_a_layer_at_work_in_training_moves_no_running_average():
+    block, start = DenseBlock(2, 8, 4, 4, 0.0), nn.Conv2d(1, 8, 3, padding=1)
+    before = copy.deepcopy(block.state_dict())
+    figures.layer_at_work(block, start, torch.randn(1, 1, 8, 8), 2)
+    assert all(torch.equal(before[k], v) for k, v in block.state_dict().items())
 
 
 def test_a_dense_layer_says_its_shapes_and_weights():

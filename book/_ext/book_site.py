@@ -136,6 +136,12 @@ def add_explorer(app, pagename, templatename, context, doctree):
             app.add_js_file(f"explorer/{name}.js")
 
 
+def add_steps(app, pagename, templatename, context, doctree):
+    """Load the button of "Step through a block" on the pages that have it; it loads the rest."""
+    if 'class="step-through' in context.get("body", ""):
+        app.add_js_file("step/start.js")
+
+
 def rewrite(path, replacements):
     """Apply `replacements`, pairs of a pattern and what takes its place, to a file."""
     text = before = path.read_text(encoding="utf-8")
@@ -213,6 +219,7 @@ def add_figures(app, exception):
 
 def setup(app):
     app.connect("html-page-context", add_explorer)
+    app.connect("html-page-context", add_steps)
     # After the extensions that add scripts on the same event.
     app.connect("html-page-context", drop_unused_files, priority=900)
     app.connect("build-finished", repair_pages)

@@ -1,5 +1,6 @@
 """Diagrams of chapters 1 to 4: wirings, dense layer, dense block, transition."""
 
+import copy
 from itertools import pairwise
 from typing import Any
 
@@ -331,6 +332,126 @@ def dense_layer(
         )
         + f". The {makes} new channels are put behind the {reads} old ones, which go around the "
         f"layer unchanged: {reads + makes} channels.",
+    )
+
+
+#: Colours of the numbers from -15 to 15, (31, 3): orange below zero, violet above.
+_ENDS = torch.tensor([[179.0, 88, 6], [244, 242, 247], [94, 60, 153]])
+_SHARES = torch.arange(16)[:, None] / 15
+SIGNED = (
+    torch.cat([_ENDS[0].lerp(_ENDS[1], _SHARES), _ENDS[1].lerp(_ENDS[2], _SHARES[1:])])
+    .round()
+    .byte()
+)
+
+
+def _signed(maps: Tensor) -> Tensor:
+    """Maps (C, H, W) as one picture of rows of SIGNED, side by side."""
+    most = float(maps.abs().max()) or 1.0
+    return (maps / most * 15 + 15).round().byte().movedim(0, 1).flatten(1)
+
+
+def _fit_the_block(block: Any, start: Any, picture: Tensor, layer: int) -> None:
+    arguments.integer(1, len(block))("layer", layer)
+    channels = sources_of(block)[0][1]
+    try:
+        with torch.no_grad():
+            shape = copy.deepcopy(start).double()(picture[:1].double()).shape
+        fits = len(shape) == 4 and shape[1] == channels
+    except (RuntimeError, ValueError, TypeError, AttributeError):  # the reader's own module
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"start must turn picture into the {channels} channels that block reads, got "
+            f"{arguments.shown(start)} and {arguments.shown(picture)}"
+        )
+
+
+@arguments.check(
+    _fit_the_block,
+    block=block_check,
+    start=arguments.instance_of(nn.Module, "a module, such as nn.Conv2d"),
+    picture=arguments.tensor("floats", "N, C, H, W"),
+    layer=arguments.positive_int,
+)
+def layer_at_work(block: DenseBlock, start: nn.Module, picture: Tensor, layer: int) -> Diagram:
+    """What layer number `layer` of `block`, counted from 1, makes of a picture, with its maps.
+
+    `start` turns the first picture of `picture`, (N, C, H, W), into what `block` reads. Nothing is
+    changed, no running average either.
+    """
+    # In 64 bits, so that every processor rounds to the same picture.
+    layers: list[Any] = [copy.deepcopy(part).cpu().double() for part in block.values()]
+    with torch.no_grad():
+        pieces = [copy.deepcopy(start).cpu().double()(picture[:1].cpu().double())]
+        for each in layers[: layer - 1]:
+            pieces.append(each(pieces))
+        now = layers[layer - 1]
+        narrow = now.bn_function(pieces)
+        new = now(pieces)
+    rows = _steps(now)
+    read = [(source, piece.shape[1]) for source, piece in enumerate(pieces)]
+    reads, makes = sum(c for _, c in read), new.shape[1]
+    shape = f"× {new.shape[2]} × {new.shape[3]}"
+    drawing = Drawing(f"Layer {layer} at work: {reads} maps in, {makes} new ones behind")
+    x0, wide, aside = 16.0, 328.0, 196.0
+    y = drawing.top
+
+    def maps(y: float, groups: list[tuple[int, Tensor]], said: str, side: float) -> float:
+        """Maps below a bar for each source; returns where they end."""
+        drawing.text(x0, y + 11, said, bold=True)
+        at, height = x0, side * new.shape[2] / new.shape[3]
+        for source, features in groups:
+            length = side * features.shape[1]
+            drawing.source(at, y + 17, length - 1.5, 8, source)
+            picture = _signed(features[0])
+            drawing.image(at, y + 27, length - 1.5, height, picture, palette=SIGNED)
+            at += length
+        return y + 27 + height
+
+    def operations(y: float, index: int) -> float:
+        """Norm, ReLU and one of the convolutions."""
+        norm, conv = rows[index]
+        drawing.arrow((91, y + 3), (91, y + 15))
+        drawing.part(x0, y + 17, 150, 22, "norm, ReLU")
+        drawing.text(
+            aside, y + 32, f"2 × {norm.num_features} = {2 * norm.num_features} numbers",
+            color="ink-soft",
+        )  # fmt: skip
+        kernel = conv.kernel_size[0]
+        drawing.convolution(x0, y + 43, 150, 30, kernel, color_of(layer))
+        window = f"{kernel * kernel} × " if kernel > 1 else ""
+        count = thousands(conv.weight.numel())
+        drawing.text(
+            aside, y + 62, f"{window}{conv.in_channels} × {conv.out_channels} = {count} weights"
+        )
+        drawing.arrow((91, y + 75), (91, y + 87))
+        return y + 88
+
+    unit = min(27.0, wide / reads)
+    said = f"It reads {_sum([c for _, c in read])}"
+    said += f" = {reads} {shape}" if len(read) > 1 else f" {shape}"
+    y = maps(y, list(enumerate(pieces)), said, unit)
+    y = operations(y, 0)
+    if len(rows) > 1:
+        width = narrow.shape[1]
+        y = maps(y, [(layer, narrow)], f"The bottleneck: {width} {shape}", min(27, wide / width))
+        y = operations(y, 1)
+    y = maps(y, [(layer, new)], f"New maps: {makes} {shape}", min(54, wide / makes))
+    drawing.arrow((91, y + 4), (91, y + 18))
+    y += 22
+    everything = [*read, (layer, makes)]
+    drawing.strip(x0, y, everything, min(14.0, wide / (reads + makes)))
+    total = f"{_sum([c for _, c in everything])} = {reads + makes} channels"
+    drawing.text(x0, y + 38, f"Old and new, side by side: {total}")
+    return drawing.finish(
+        y + 52,
+        f"From top to bottom: the {reads} feature maps of a picture that the layer reads, small "
+        "pictures under a bar for each source"
+        + (f"; the {narrow.shape[1]} maps of its bottleneck" if len(rows) > 1 else "")
+        + f"; its {makes} new maps; and a strip of {reads + makes} channels, in which the new ones "
+        "are behind the old. Between them stand norm, ReLU and convolution, with their numbers "
+        "of weights.",
     )
 
 

@@ -328,10 +328,18 @@ class Drawing:
             self.path(d, None, "source-5", width=2.4, round_ends=True)
 
     def image(
-        self, x: float, y: float, w: float, h: float, pixels: Tensor, *, sharp: bool = True
+        self,
+        x: float,
+        y: float,
+        w: float,
+        h: float,
+        pixels: Tensor,
+        *,
+        sharp: bool = True,
+        palette: Tensor | None = None,
     ) -> None:
-        """A picture, uint8 (H, W) or (3, H, W), of which one may see the pixels."""
-        content = base64.b64encode(png(pixels)).decode()
+        """A picture, uint8 as for :func:`png`, of which one may see the pixels."""
+        content = base64.b64encode(png(pixels, palette)).decode()
         where = f'x="{number(x)}" y="{number(y)}" width="{number(w)}" height="{number(h)}"'
         self.elements.append(
             f'<image {where} preserveAspectRatio="none" '
@@ -392,10 +400,11 @@ def _hatch(kind: str, x: float, y: float, w: float, h: float, step: float = 6) -
     return d + "".join(f"M{_xy((x, b))}h{number(w)}" for b in down)
 
 
-def png(pixels: Tensor) -> bytes:
+def png(pixels: Tensor, palette: Tensor | None = None) -> bytes:
     """A PNG file of a uint8 picture, (H, W) or (3, H, W).
 
-    Nothing in it is compressed, since another version of zlib would write other bytes.
+    With a `palette`, uint8 (colours, 3), the numbers in (H, W) are those of its rows. Nothing in it
+    is compressed, since another version of zlib would write other bytes.
     """
     colors = pixels.dim() == 3
     rows = pixels.movedim(0, -1) if colors else pixels
@@ -412,6 +421,8 @@ def png(pixels: Tensor) -> bytes:
         checked = kind + content
         return struct.pack(">I", len(content)) + checked + struct.pack(">I", zlib.crc32(checked))
 
-    header = struct.pack(">IIBBBBB", width, height, 8, 2 if colors else 0, 0, 0, 0)
-    ends = chunk(b"IHDR", header), chunk(b"IDAT", stored), chunk(b"IEND", b"")
+    kind = 2 if colors else 0 if palette is None else 3
+    header = struct.pack(">IIBBBBB", width, height, 8, kind, 0, 0, 0)
+    colours = b"" if palette is None else chunk(b"PLTE", bytes(palette.flatten().tolist()))
+    ends = chunk(b"IHDR", header) + colours, chunk(b"IDAT", stored), chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + b"".join(ends)
