@@ -31,6 +31,7 @@ from densenet_tutorial.network import DenseNet
 from densenet_tutorial.utils import arguments
 from densenet_tutorial.utils.arguments import boolean, one_of, optional
 
+#: The precisions in which :func:`optimize_for_inference` can predict.
 DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 
 _METHODS = {
@@ -279,7 +280,7 @@ def scale_and_shift(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
 def clamp_bounds(scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """``low, high, s', t'`` with ``relu(s x + t) = s' clamp(x, low, high) + t'``, (C,) each.
 
-    Where |t/s| is above 1e18, the output is taken as ``relu(t)`` for every x, and `low` and `high`
+    Where ``|t/s|`` is above 1e18, the output is taken as ``relu(t)`` for every x, and `low` and `high`
     are 0.
 
     Args:

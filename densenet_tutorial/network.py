@@ -32,6 +32,7 @@ from densenet_tutorial.weights.layouts import LEFT_OUT, Architecture, checked_he
 
 _log = logging.getLogger(__name__)
 
+#: The values of the argument ``stem``: see :class:`DenseNet`.
 STEMS = ("imagenet", "cifar")
 
 
@@ -195,7 +196,7 @@ class DenseNet(nn.Module):
         return found
 
     def parts(self) -> dict[str, list[nn.Module]]:
-        """The modules of :attr:`features` by part, as in :meth:`intermediate_features`."""
+        """The modules of ``features`` by part, as in :meth:`intermediate_features`."""
         parts: dict[str, list[nn.Module]] = {"stem": []}
         for name, module in self.features._modules.items():
             if name in ("conv0", "norm0", "relu0", "pool0"):
@@ -326,7 +327,7 @@ def densenet(
         overrides: other arguments of :class:`DenseNet`. If `in_channels` differs from the weights',
             the first convolution is adapted: kernels are summed from 3 channels to 1, and divided
             from 1 to 3, so that a grey image gives the same features
-            (:func:`layouts.adapt_state_dict`).
+            (:func:`weights.adapt_state_dict`).
 
     The logger ``densenet_tutorial.network`` reports conversions and adaptations at level INFO, and
     ignored tensors at level WARNING.

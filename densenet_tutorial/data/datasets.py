@@ -27,6 +27,7 @@ from densenet_tutorial.data.folders import load_folder
 from densenet_tutorial.data.image_dataset import ImageDataset, mean_and_std
 from densenet_tutorial.utils import arguments
 
+#: The classes of Fashion-MNIST, in the order of its labels.
 FASHION_CLASSES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
     "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",

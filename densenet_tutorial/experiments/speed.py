@@ -45,6 +45,7 @@ __all__ = [
     "speed_rows",
 ]
 
+#: What :func:`compare_speed` can measure: a prediction, or a training step.
 TASKS = ("predict", "train")
 
 #: A series is marked as busy if its median is above its fastest by more than this fraction.

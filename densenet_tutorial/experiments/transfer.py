@@ -23,6 +23,7 @@ from densenet_tutorial import data, training
 from densenet_tutorial.network import DenseNet, densenet
 from densenet_tutorial.utils import arguments, environment, files
 
+#: The name of the weights from which the other starts begin.
 WEIGHTS = "fashion-mnist-small"
 
 #: From scratch: random weights. Frozen: pretrained weights, only the new classifier is trained.
@@ -109,6 +110,7 @@ def results() -> dict[tuple[int, float, str], list[float]]:
 
 
 def main() -> None:
+    """The command ``python -m densenet_tutorial.experiments.transfer``: write the results file."""
     parser = argparse.ArgumentParser(description="Transfer learning with few labels.")
     parser.add_argument("--epochs", type=int, nargs="+", default=[5, 15])
     parser.add_argument("--lr", type=float, nargs="+", default=[0.05, 0.1])

@@ -14,6 +14,7 @@ import torch
 
 from densenet_tutorial.utils import arguments
 
+#: The values of ``DENSENET_TUTORIAL_DEVICE``; ``"auto"`` is a GPU if there is one.
 DEVICES = ("auto", "cpu", "cuda", "mps")
 _REPORTED = (
     "torch", "torchvision", "numpy", "pillow", "matplotlib", "torchinfo", "densenet-tutorial"
