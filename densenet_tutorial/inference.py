@@ -119,7 +119,7 @@ class CudaGraphs:
 
     A graph calls the kernels that were chosen, and reads the tensors that were there, when it was
     captured. So another one is captured after a change of PyTorch's settings, or if a parameter or
-    buffer of the module is another tensor. The last :data:`MAX_GRAPHS` that were used are kept.
+    buffer of the module is another tensor. The last ``MAX_GRAPHS`` that were used are kept.
     """
 
     MAX_GRAPHS = 8

@@ -2,8 +2,9 @@
 and use it.
 
 In a page of `book/appendix/api*.md`, ``<!-- reference: densenet_tutorial.weights -->`` becomes the
-entries of that module's public names, and ``<!-- reference: table -->`` a table of all of them. What
-a chapter builds is what it links to; what it uses is read from its code.
+entries of that module's public names, or of those that follow the module's name, and
+``<!-- reference: table -->`` a table of all of them. What a chapter builds is what it links to; what
+it uses is read from its code.
 """
 
 import ast
@@ -26,7 +27,7 @@ import densenet_tutorial
 from densenet_tutorial.check.engine import Question
 
 PACKAGE = densenet_tutorial.__name__
-MARK = re.compile(r"<!-- *reference: *([\w.]+) *-->")
+MARK = re.compile(r"<!-- *reference: *([\w.]+)((?: +\w+)*) *-->")
 LINK = re.compile(rf"\(appendix/api\w*\.md#({PACKAGE}[\w.]*)\)")
 #: A value that is longer is left out.
 LONGEST_VALUE = 80
@@ -130,27 +131,31 @@ def entry(module, name):
     return Entry(f"{module}.{name}", thing, directive, home, line, comment)
 
 
+def toc_files(root):
+    """Every page of the book, in order."""
+    text = Path(root, "_toc.yml").read_text(encoding="utf-8")
+    return re.findall(r"'file': '([^']+)'", str(yaml.safe_load(text)))
+
+
 def pages(root):
-    """The modules that each page of the reference describes."""
-    files = sorted(Path(root, "book", "appendix").glob("api*.md"))
-    found = {f"book/appendix/{f.stem}": MARK.findall(f.read_text(encoding="utf-8")) for f in files}
-    return {page: [m for m in modules if m != "table"] for page, modules in found.items()}
+    """The pages of the reference, in order, and their marks."""
+    return {
+        page: MARK.findall(Path(root, f"{page}.md").read_text(encoding="utf-8"))
+        for page in toc_files(root)
+        if page.startswith("book/appendix/api")
+    }
 
 
 def reference(root):
-    """The entries of each module, by page, each thing once: under the first of its names.
-
-    A module's name may be followed by that of the only thing in it which is described.
-    """
+    """The entries of each module, by page, each thing once: under the first of its names."""
     found, known = {}, set()
-    for page, modules in pages(root).items():
+    for page, marks in pages(root).items():
         found[page] = {}
-        for module in modules:
-            try:
-                names = public_names(module)
-                entries = [entry(module, name) for name in names]
-            except ModuleNotFoundError:
-                entries = [entry(*module.rsplit(".", 1))]
+        for module, chosen in marks:
+            if module == "table":
+                continue
+            names = chosen.split() or public_names(module)
+            entries = [entry(module, name) for name in names]
             new = [e for e in entries if (e.home, e.name) not in known]
             known |= {(e.home, e.name) for e in new}
             order = [f"{PACKAGE}.{home}" for home in densenet_tutorial._HOMES]
@@ -168,9 +173,7 @@ def all_entries(root):
 
 def chapters(root):
     """The chapters of `_toc.yml`, by number."""
-    text = Path(root, "_toc.yml").read_text(encoding="utf-8")
-    files = re.findall(r"'file': '([^']+)'", str(yaml.safe_load(text)))
-    return {int(m[1]): file for file in files if (m := re.match(r"book/(\d\d)_", file))}
+    return {int(m[1]): file for file in toc_files(root) if (m := re.match(r"book/(\d\d)_", file))}
 
 
 def known_by(tree):
@@ -212,9 +215,10 @@ def roles(root):
     for number, file in chapters(root).items():
         cells = nbformat.read(Path(root, f"{file}.ipynb"), as_version=4).cells
         text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
-        for path in LINK.findall(text):
+        for link in LINK.findall(text):
+            path = link if link in found else link.rpartition(".")[0]  # of a method, its class
             if path not in found:
-                raise ExtensionError(f"{file}: the reference has no entry {path}")
+                raise ExtensionError(f"{file}: the reference has no entry {link}")
             if number not in found[path][0]:
                 found[path][0].append(number)
         code = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
