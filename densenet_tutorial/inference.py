@@ -280,8 +280,8 @@ def scale_and_shift(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
 def clamp_bounds(scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """``low, high, s', t'`` with ``relu(s x + t) = s' clamp(x, low, high) + t'``, (C,) each.
 
-    Where ``|t/s|`` is above 1e18, the output is taken as ``relu(t)`` for every x, and `low` and `high`
-    are 0.
+    Where ``|t/s|`` is above 1e18, the output is taken as ``relu(t)`` for every x, and `low` and
+    `high` are 0.
 
     Args:
         scale, shift: s and t, (C,) each.

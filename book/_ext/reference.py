@@ -3,8 +3,8 @@ and use it.
 
 In a page of `book/appendix/api*.md`, ``<!-- reference: densenet_tutorial.weights -->`` becomes the
 entries of that module's public names, or of those that follow the module's name, and
-``<!-- reference: table -->`` a table of all of them. What a chapter builds is what it links to; what
-it uses is read from its code.
+``<!-- reference: table -->`` a table of all of them. What a chapter builds is what it links to;
+what it uses is read from its code.
 """
 
 import ast
@@ -17,7 +17,6 @@ from pathlib import Path
 
 import nbformat
 import yaml
-from docutils import nodes
 from sphinx import addnodes
 from sphinx.errors import ExtensionError
 from sphinx.pycode import ModuleAnalyzer
@@ -120,9 +119,7 @@ def entry(module, name):
         return Entry(f"{module}.{name}", thing, "py:function", module, 0, comment)
     else:
         directive = "py:data"
-        (home,) = {
-            h for h in homes()[name] if getattr(importlib.import_module(h), name) is thing
-        }
+        (home,) = {h for h in homes()[name] if getattr(importlib.import_module(h), name) is thing}
     line, comment = defined(home)[name]
     if directive == "py:data" and not comment:
         raise ExtensionError(f"{home}.{name} has no comment, `#: …`, that says what it is")
@@ -226,7 +223,11 @@ def roles(root):
         used = {id(thing) for thing in used_in(code)}
         for e in entries:
             # Two constants may be the same object, such as a number; functions are not.
-            if id(e.thing) in used and not isinstance(e.thing, (str, int, float)) and number not in found[e.path][0]:
+            if (
+                id(e.thing) in used
+                and not isinstance(e.thing, (str, int, float))
+                and number not in found[e.path][0]
+            ):
                 found[e.path][1].append(number)
     return found
 
@@ -307,9 +308,7 @@ def fill_in(app, docname, source):
         if match[1] == "table":
             return table(root)
         lines = [
-            line
-            for e in modules[match[1]]
-            for line in directive(e, chapter_lines(root, e.path))
+            line for e in modules[match[1]] for line in directive(e, chapter_lines(root, e.path))
         ]
         return "\n".join(["```{eval-rst}", *lines, "```"])
 
