@@ -324,6 +324,11 @@ def guard_colons(app, what, name, obj, options, lines):
             lines[index + 1] = re.sub(r"^( *)", r"\1: ", lines[index + 1])
 
 
+def readable(app, what, name, obj, options, signature, returns):
+    """Defaults that are made afresh have no name in Python, and Sphinx could not read the rest."""
+    return (signature or "").replace("<factory>", "...") or None, returns
+
+
 def add_chapters(app, what, name, obj, options, lines):
     """End a docstring with the chapters that build and use the thing."""
     if name in roles_of(app.srcdir):
@@ -433,6 +438,7 @@ def setup(app):
     app.connect("source-read", fill_in)
     app.connect("autodoc-process-docstring", guard_colons, priority=400)  # before napoleon
     app.connect("autodoc-process-docstring", add_chapters, priority=900)  # after napoleon
+    app.connect("autodoc-process-signature", readable)
     app.connect("doctree-read", name_anchors)
     app.connect("missing-reference", resolve)
     app.connect("html-page-context", add_style)
