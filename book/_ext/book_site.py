@@ -27,6 +27,11 @@ REPAIRS = (
     ),
     # These have text that says what they do; the label says something else.
     (re.compile(r'<summary aria-label="Toggle hidden content">'), "<summary>"),
+    # This one has none: it opens the pages below one in the side bar.
+    (
+        re.compile(r'<summary>(?=<span class="toctree-toggle")'),
+        '<summary aria-label="Pages below this one">',
+    ),
     (re.compile(r'(<button class="btn search-button-field[^>]*) aria-label="Search"'), r"\1"),
     (re.compile(r'(<i class="theme-switch [^>]*?) +title="[^"]*"'), r"\1"),
     # No page has such an element, so that the theme takes every link for an entry of the contents,

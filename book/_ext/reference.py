@@ -28,6 +28,7 @@ from densenet_tutorial.check.engine import Question
 PACKAGE = densenet_tutorial.__name__
 MARK = re.compile(r"<!-- *reference: *([\w.]+)((?: +\w+)*) *-->")
 LINK = re.compile(rf"\(appendix/api\w*\.md#({PACKAGE}[\w.]*)\)")
+SIGNATURE = re.compile(r'(?<=<dt class="sig sig-object py").*?(?=</dt>)', re.DOTALL)
 #: A value that is longer is left out.
 LONGEST_VALUE = 80
 
@@ -430,6 +431,21 @@ def add_style(app, pagename, templatename, context, doctree):
         app.add_css_file("reference.css")
 
 
+def repair_signatures(app, exception):
+    """Make the lists of arguments lines: Sphinx writes lists of definitions that define nothing."""
+    if exception or app.builder.format != "html":
+        return
+    for page in reference_of(app.srcdir):
+        path = Path(app.outdir, f"{page}.html")
+        text = path.read_text(encoding="utf-8")
+        path.write_text(SIGNATURE.sub(lines_of, text), encoding="utf-8")
+
+
+def lines_of(match):
+    text = re.sub(r"</d[ld]>", "</span>", match[0])
+    return text.replace("<dl>", '<span class="lines">').replace("<dd>", '<span class="line">')
+
+
 def setup(app):
     app.setup_extension("sphinx.ext.autodoc")
     app.setup_extension("sphinx.ext.napoleon")
@@ -442,4 +458,5 @@ def setup(app):
     app.connect("doctree-read", name_anchors)
     app.connect("missing-reference", resolve)
     app.connect("html-page-context", add_style)
+    app.connect("build-finished", repair_signatures)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,6 +1,7 @@
 """The cheat sheet: its drawing, made from the network itself, and a style for one printed page."""
 
 import html
+import re
 
 from densenet_tutorial import densenet, figures
 
@@ -12,7 +13,10 @@ def draw(app, docname, source):
     if docname == PAGE:
         diagram = figures.network(densenet("densenet121"), 224)
         label = html.escape(diagram.description, quote=True)
-        svg = diagram.svg.replace("<svg ", f'<svg aria-label="{label}" ', 1)
+        svg = re.sub(
+            r"<title>.*?</title>", "", diagram.svg, count=1
+        )  # as book/_ext/diagrams.py does
+        svg = svg.replace("<svg ", f'<svg aria-label="{label}" ', 1)
         source[0] = source[0].replace(PLACE, f'<div class="drawing">{svg}</div>')
 
 
