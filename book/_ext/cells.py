@@ -4,12 +4,15 @@ question until the reader asks for it.
 """
 
 import ast
+import itertools
 import re
 
 from docutils import nodes
+from myst_nb.sphinx_ import HideCodeCellNode
 from sphinx.transforms import SphinxTransform
 
 LONG = 40  # lines of code
+SHORT = 3  # so many lines are not worth a fold
 #: The bold word with which a block quote begins, and its class.
 CALLOUTS = {"Predict.": "predict", "Wrong on purpose.": "wrong", "Note.": "note"}
 #: Whose calls draw and do nothing else.
@@ -17,14 +20,26 @@ DRAWING = {"figures", "plt"}
 PROGRESS = re.compile(r"\d+%\|.*\|")  # 42%|████      |
 
 
-def only_draws(source):
-    """Whether a cell has nothing but imports and calls that draw."""
+def split(source):
+    """The lines of a cell before the calls that draw, with which it ends, and those of the calls.
+
+    A cell that only imports and draws has no lines before.
+    """
     try:
         statements = ast.parse(source).body
     except SyntaxError:  # such as a command of IPython
-        return False
-    calls = [each for each in statements if not isinstance(each, (ast.Import, ast.ImportFrom))]
-    return bool(calls) and all(map(draws, calls))
+        statements = []
+    calls = [*itertools.takewhile(draws, reversed(statements))]
+    before = statements[: len(statements) - len(calls)]
+    lines = source.split("\n")
+    if not calls:
+        return lines, []
+    if all(isinstance(each, (ast.Import, ast.ImportFrom)) for each in before):
+        return [], lines
+    first = calls[-1].lineno - 1
+    if len(lines) - first <= SHORT:
+        return lines, []
+    return lines[:first], lines[first:]
 
 
 def draws(statement):
@@ -44,7 +59,7 @@ def folded(source, tags):
         return "set-up"
     if lines > LONG:
         return f"code, {lines} lines"
-    if only_draws(source):
+    if not split(source)[0]:
         return "code of the figure"
     return "code" if {"hide-input", "hide-cell"} & {*tags} else None
 
@@ -58,17 +73,33 @@ def is_predict(node):
 
 
 class Callouts(SphinxTransform):
-    """Name block quotes after their first word."""
+    """Name block quotes after their first word; one that goes on with another such word is two."""
 
     default_priority = 870
 
     def apply(self):
-        for quote in self.document.findall(nodes.block_quote):
-            first = quote.next_node(nodes.strong)
-            # The very first thing in it, not a bold word further on.
-            kind = CALLOUTS.get(first.astext()) if first is not None else None
-            if kind and quote.astext().startswith(first.astext()):
-                quote["classes"] += ["callout", kind]
+        for quote in [*self.document.findall(nodes.block_quote)]:
+            parts = [quote]
+            for paragraph in quote.children[1:]:
+                if kind_of(paragraph):
+                    parts.append(nodes.block_quote())
+                if parts[-1] is not quote:
+                    parts[-1].append(taken(paragraph))
+            place = quote.parent.index(quote) + 1
+            for part in reversed(parts[1:]):
+                quote.parent.insert(place, part)
+            for part in parts:
+                if part.children and (kind := kind_of(part.children[0])):
+                    part["classes"] += ["callout", kind]
+
+
+def kind_of(paragraph):
+    """The kind of callout that begins with this paragraph, if it begins one."""
+    first = paragraph.next_node(nodes.strong)
+    # The very first thing in it, not a bold word further on.
+    if first is not None and paragraph.astext().startswith(first.astext()):
+        return CALLOUTS.get(first.astext())
+    return None
 
 
 class Folds(SphinxTransform):
@@ -83,12 +114,32 @@ class Folds(SphinxTransform):
             source, tags = cell.children[0].astext(), cell["cell_metadata"].get("tags", ())
             what = folded(source, tags)
             if what is None:
+                fold_drawing(cell, *split(source))
                 continue
             if what.startswith("code,"):
                 cell["classes"].append("long")  # paper shows it
             cell["hide_mode"] = "input"
             cell["prompt_show"], cell["prompt_hide"] = f"Show the {what}", f"Hide the {what}"
             cell["classes"] = [*dict.fromkeys([*cell["classes"], "tag_hide-input"])]
+
+
+def fold_drawing(cell, before, drawing):
+    """Divide a cell's code in two, of which the second, if there is one, is folded."""
+    if not drawing:
+        return
+    code = cell.children[0]
+    second = code.deepcopy()
+    for part, lines in (code, before), (second, drawing):
+        text = "\n".join(lines).strip("\n")
+        block = part.next_node(nodes.literal_block)
+        block.rawsource, block.children = text, [nodes.Text(text)]
+    fold = HideCodeCellNode(
+        prompt_show="Show the code of the figure", prompt_hide="Hide the code of the figure"
+    )
+    fold["classes"] = ["above-input"]
+    fold.append(second)
+    cell.insert(1, fold)
+    cell["classes"].append("tag_hide-input")
 
 
 class NoProgress(SphinxTransform):

@@ -30,7 +30,7 @@ def counted(path):
                 text = pattern.sub(replacement, text)
             words += len(re.findall(r"\w+(?:[-.,'’]\w+)*", text))
         elif not cells.folded(text, cell["metadata"].get("tags", ())):
-            lines += sum(bool(line.strip()) for line in text.splitlines())
+            lines += sum(bool(line.strip()) for line in cells.split(text)[0])
     return words, lines
 
 
