@@ -176,8 +176,9 @@ def depart_answer(self, node):
 class Answers(SphinxTransform):
     """Put what answers a Predict behind a button: what the cells directly after it print and draw.
 
-    The code of the first of them stays in view, since the question is what it does. Where words
-    answer, it is a paragraph that begins with "The answer is".
+    The code of the first of them stays in view, since the question is what it does. What it says
+    under a figure, "What to look for.", goes with the figure. Where no cell answers, a paragraph
+    does that begins with "The answer is".
     """
 
     default_priority = 871  # the callouts have their names
@@ -185,7 +186,7 @@ class Answers(SphinxTransform):
     def apply(self):
         for card in [*self.document.findall(is_predict)]:
             following = card.parent.children[card.parent.index(card) + 1 :]
-            found = Answer()
+            found, place = Answer(), None
             for node in following:
                 if is_cell(node) and found.children:
                     found.append(taken(node))
@@ -196,15 +197,11 @@ class Answers(SphinxTransform):
                         shell = nodes.container(classes=["cell"], nb_element="cell_answer")
                         shell.append(taken(output))
                         found.append(shell)
-                elif (
-                    isinstance(node, nodes.paragraph)
-                    and node is following[0]
-                    and node.astext().startswith("The answer is")
-                ):
-                    place = card
-                    found.append(taken(node))
-                    break
                 else:
+                    begins = "What to look for." if found.children else "The answer is"
+                    if isinstance(node, nodes.paragraph) and node.astext().startswith(begins):
+                        place = place or card
+                        found.append(taken(node))
                     break
             if found.children:
                 place.parent.insert(place.parent.index(place) + 1, found)
