@@ -176,9 +176,9 @@ def depart_answer(self, node):
 class Answers(SphinxTransform):
     """Put what answers a Predict behind a button: what the cells directly after it print and draw.
 
-    The code of the first of them stays in view, since the question is what it does. What it says
-    under a figure, "What to look for.", goes with the figure. Where no cell answers, a paragraph
-    does that begins with "The answer is".
+    The code of the first of them stays in view, since the question is what it does. The paragraph
+    after them says the answer in words, and goes with them. Where no cell answers, a paragraph does
+    that begins with "The answer is".
     """
 
     default_priority = 871  # the callouts have their names
@@ -187,7 +187,7 @@ class Answers(SphinxTransform):
         for card in [*self.document.findall(is_predict)]:
             following = card.parent.children[card.parent.index(card) + 1 :]
             found, place = Answer(), None
-            for node in following:
+            for node, after in itertools.pairwise([*following, None]):
                 if is_cell(node) and found.children:
                     found.append(taken(node))
                 elif is_cell(node):
@@ -198,10 +198,12 @@ class Answers(SphinxTransform):
                         shell.append(taken(output))
                         found.append(shell)
                 else:
-                    begins = "What to look for." if found.children else "The answer is"
-                    if isinstance(node, nodes.paragraph) and node.astext().startswith(begins):
+                    answers = found.children or node.astext().startswith("The answer is")
+                    if isinstance(node, nodes.paragraph) and answers:
                         place = place or card
                         found.append(taken(node))
+                        if node.astext().endswith(":") and after is not None:
+                            found.append(taken(after))
                     break
             if found.children:
                 place.parent.insert(place.parent.index(place) + 1, found)

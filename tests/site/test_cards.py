@@ -76,6 +76,15 @@ def test_a_predict_shows_no_answer_until_it_is_asked(browser, server, chapter): 
             assert all(word in card["text"] for word in printed.split()[:3])
 
 
+def test_the_paragraph_that_says_the_answer_is_hidden_too(browser, server):  # noqa: F811
+    with Tab(browser, server) as tab:
+        tab.page.goto(f"{server}book/04_transition.html")
+        words = tab.page.get_by_text("The same. Here is why.")
+        assert not words.is_visible()
+        tab.page.locator("details.answer > summary").nth(1).click()
+        assert words.is_visible()
+
+
 def test_words_about_a_hidden_figure_are_with_it(browser, server):  # noqa: F811
     with Tab(browser, server) as tab:
         tab.page.goto(f"{server}book/10_claims_measured.html")
