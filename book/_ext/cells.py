@@ -1,52 +1,222 @@
 """What the site does with a chapter's cells, which stay plain in Colab and on GitHub: callouts look
-like what they are, and code that is not the subject, or is long, is folded.
+like what they are, code that is not the subject, or is long, is folded, and so is what answers a
+question until the reader asks for it.
 """
 
+import ast
+import itertools
+import re
+
 from docutils import nodes
+from myst_nb.sphinx_ import HideCodeCellNode
 from sphinx.transforms import SphinxTransform
 
 LONG = 40  # lines of code
+SHORT = 3  # so many lines are not worth a fold
 #: The bold word with which a block quote begins, and its class.
 CALLOUTS = {"Predict.": "predict", "Wrong on purpose.": "wrong", "Note.": "note"}
+#: Whose calls draw and do nothing else.
+DRAWING = {"figures", "plt"}
+PROGRESS = re.compile(r"\d+%\|.*\|")  # 42%|████      |
+
+
+def split(source):
+    """The lines of a cell before the calls that draw, with which it ends, and those of the calls.
+
+    A cell that only imports and draws has no lines before.
+    """
+    try:
+        statements = ast.parse(source).body
+    except SyntaxError:  # such as a command of IPython
+        statements = []
+    calls = [*itertools.takewhile(draws, reversed(statements))]
+    before = statements[: len(statements) - len(calls)]
+    lines = source.split("\n")
+    if not calls:
+        return lines, []
+    if all(isinstance(each, (ast.Import, ast.ImportFrom)) for each in before):
+        return [], lines
+    first = calls[-1].lineno - 1
+    if len(lines) - first <= SHORT:
+        return lines, []
+    return lines[:first], lines[first:]
+
+
+def draws(statement):
+    """Whether a statement is a call of one of DRAWING, such as `figures.curves(…)`."""
+    if not isinstance(statement, ast.Expr) or not isinstance(statement.value, ast.Call):
+        return False
+    root = statement.value.func
+    while isinstance(root, ast.Attribute):
+        root = root.value
+    return isinstance(root, ast.Name) and root.id in DRAWING
+
+
+def folded(source, tags):
+    """What a cell's code is called on the button that shows it, or None where it lies open."""
+    lines = source.count("\n") + 1
+    if "guard" in tags:
+        return "set-up"
+    if lines > LONG:
+        return f"code, {lines} lines"
+    if not split(source)[0]:
+        return "code of the figure"
+    return "code" if {"hide-input", "hide-cell"} & {*tags} else None
+
+
+def is_cell(node):
+    return isinstance(node, nodes.container) and node.get("nb_element") == "cell_code"
+
+
+def is_predict(node):
+    return isinstance(node, nodes.block_quote) and "predict" in node["classes"]
 
 
 class Callouts(SphinxTransform):
-    """Name block quotes after their first word."""
+    """Name block quotes after their first word; one that goes on with another such word is two."""
 
     default_priority = 870
 
     def apply(self):
-        for quote in self.document.findall(nodes.block_quote):
-            first = quote.next_node(nodes.strong)
-            # The very first thing in it, not a bold word further on.
-            kind = CALLOUTS.get(first.astext()) if first is not None else None
-            if kind and quote.astext().startswith(first.astext()):
-                quote["classes"] += ["callout", kind]
+        for quote in [*self.document.findall(nodes.block_quote)]:
+            parts = [quote]
+            for paragraph in quote.children[1:]:
+                if kind_of(paragraph):
+                    parts.append(nodes.block_quote())
+                if parts[-1] is not quote:
+                    parts[-1].append(taken(paragraph))
+            place = quote.parent.index(quote) + 1
+            for part in reversed(parts[1:]):
+                quote.parent.insert(place, part)
+            for part in parts:
+                if part.children and (kind := kind_of(part.children[0])):
+                    part["classes"] += ["callout", kind]
+
+
+def kind_of(paragraph):
+    """The kind of callout that begins with this paragraph, if it begins one."""
+    first = paragraph.next_node(nodes.strong)
+    # The very first thing in it, not a bold word further on.
+    if first is not None and paragraph.astext().startswith(first.astext()):
+        return CALLOUTS.get(first.astext())
+    return None
 
 
 class Folds(SphinxTransform):
-    """Fold the cell that installs the package, and long listings. A click shows them."""
+    """Fold what installs the package, what only draws, and long listings. A click shows them."""
 
     default_priority = 870
 
     def apply(self):
-        for cell in self.document.findall(nodes.container):
-            if cell.get("nb_element") != "cell_code" or cell.get("hide_mode", "input") != "input":
+        for cell in self.document.findall(is_cell):
+            if cell.get("hide_mode", "input") != "input":
                 continue
-            lines = cell.children[0].astext().count("\n") + 1
-            if "guard" in cell["cell_metadata"].get("tags", ()):
-                what = "set-up"
-            elif lines > LONG:
-                what = f"code, {lines} lines"
+            source, tags = cell.children[0].astext(), cell["cell_metadata"].get("tags", ())
+            what = folded(source, tags)
+            if what is None:
+                fold_drawing(cell, *split(source))
+                continue
+            if what.startswith("code,"):
                 cell["classes"].append("long")  # paper shows it
-            else:
-                continue
             cell["hide_mode"] = "input"
             cell["prompt_show"], cell["prompt_hide"] = f"Show the {what}", f"Hide the {what}"
             cell["classes"] = [*dict.fromkeys([*cell["classes"], "tag_hide-input"])]
 
 
+def fold_drawing(cell, before, drawing):
+    """Divide a cell's code in two, of which the second, if there is one, is folded."""
+    if not drawing:
+        return
+    code = cell.children[0]
+    second = code.deepcopy()
+    for part, lines in (code, before), (second, drawing):
+        text = "\n".join(lines).strip("\n")
+        block = part.next_node(nodes.literal_block)
+        block.rawsource, block.children = text, [nodes.Text(text)]
+    fold = HideCodeCellNode(
+        prompt_show="Show the code of the figure", prompt_hide="Hide the code of the figure"
+    )
+    fold["classes"] = ["above-input"]
+    fold.append(second)
+    cell.insert(1, fold)
+    cell["classes"].append("tag_hide-input")
+
+
+class NoProgress(SphinxTransform):
+    """Leave out progress bars: they are over."""
+
+    default_priority = 870
+
+    def apply(self):
+        for output in [*self.document.findall(nodes.literal_block)]:
+            if "stderr" not in output["classes"]:
+                continue
+            kept = [line for line in output.astext().split("\n") if not PROGRESS.search(line)]
+            if any(line.strip() for line in kept):
+                output.children = [nodes.Text("\n".join(kept))]
+            else:
+                output.parent.remove(output)
+
+
+class Answer(nodes.Element):
+    """What answers a question: closed until the reader opens it."""
+
+
+def visit_answer(self, node):
+    self.body.append(
+        '<details class="answer"><summary><span class="closed">Show the answer</span>'
+        '<span class="opened">The answer</span></summary>\n'
+    )
+
+
+def depart_answer(self, node):
+    self.body.append("</details>\n")
+
+
+class Answers(SphinxTransform):
+    """Put what answers a Predict behind a button: what the cells directly after it print and draw.
+
+    The code of the first of them stays in view, since the question is what it does. The paragraph
+    after them says the answer in words, and goes with them. Where no cell answers, a paragraph does
+    that begins with "The answer is".
+    """
+
+    default_priority = 871  # the callouts have their names
+
+    def apply(self):
+        for card in [*self.document.findall(is_predict)]:
+            following = card.parent.children[card.parent.index(card) + 1 :]
+            found, place = Answer(), None
+            for node, after in itertools.pairwise([*following, None]):
+                if is_cell(node) and found.children:
+                    found.append(taken(node))
+                elif is_cell(node):
+                    output = node.children[-1]
+                    if output.get("nb_element") == "cell_code_output":
+                        place = node
+                        shell = nodes.container(classes=["cell"], nb_element="cell_answer")
+                        shell.append(taken(output))
+                        found.append(shell)
+                else:
+                    answers = found.children or node.astext().startswith("The answer is")
+                    if isinstance(node, nodes.paragraph) and answers:
+                        place = place or card
+                        found.append(taken(node))
+                        if node.astext().endswith(":") and after is not None:
+                            found.append(taken(after))
+                    break
+            if found.children:
+                place.parent.insert(place.parent.index(place) + 1, found)
+
+
+def taken(node):
+    """A node without its parent."""
+    node.parent.remove(node)
+    return node
+
+
 def setup(app):
-    app.add_transform(Callouts)
-    app.add_transform(Folds)
-    return {"parallel_read_safe": True, "parallel_write_safe": True, "env_version": 1}
+    app.add_node(Answer, html=(visit_answer, depart_answer))
+    for transform in (Callouts, Folds, NoProgress, Answers):
+        app.add_transform(transform)
+    return {"parallel_read_safe": True, "parallel_write_safe": True, "env_version": 2}

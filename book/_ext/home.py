@@ -17,6 +17,7 @@ from markdown_it import MarkdownIt
 from sphinx.errors import ExtensionError
 
 sys.path.append(str(Path(__file__).resolve().parent))
+import reading
 import thumbnails
 
 import densenet_tutorial
@@ -79,7 +80,7 @@ def measured(root):
 
 
 def chapters(root):
-    """Title, question, minutes and needs of each chapter in `_toc.yml`, from its first cell."""
+    """Title, question, minutes and needs of each chapter in `_toc.yml`."""
     toc = yaml.safe_load(Path(root, "_toc.yml").read_text(encoding="utf-8"))
     files = [entry["file"] for part in toc["parts"] for entry in part["chapters"]]
     return [chapter(root, file) for file in files if re.match(r"book/\d\d_", file)]
@@ -92,11 +93,9 @@ def chapter(root, file):
     title = re.match(r"# (\d+) · (.+)", text)
     question = re.search(r"\*\*The question of this chapter:\*\* (.+)", text)
     last = re.search(r"^You need (.+)", text, re.MULTILINE)
-    minutes = re.search(r"Reading takes about (\d+) minutes", text)
-    if not (title and question and last and minutes):
+    if not (title and question and last):
         raise ExtensionError(
-            f"{file}: the first cell has to give a title, the question, what the reader needs, "
-            "and the minutes"
+            f"{file}: the first cell has to give a title, the question, and what the reader needs"
         )
     needs = sorted({int(n) for n in re.findall(r"\((\d\d)_\w+\.ipynb\)", last[1])})
     if not needs:
@@ -111,7 +110,7 @@ def chapter(root, file):
         "title": title[2],
         # It follows a colon there.
         "question": re.sub("[A-Za-z]", lambda first: first[0].upper(), question[1], count=1),
-        "minutes": minutes[1],
+        "minutes": reading.minutes(Path(root, f"{file}.ipynb")),
         "needs": words,
     }
 

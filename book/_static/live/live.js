@@ -316,7 +316,9 @@
     }
 
     /** Arcs from what the chosen layer reads; what is cut is dashed and ends in a cross. */
+    let lastRead = [];
     function drawArcs(read) {
+      lastRead = read;
       const place = find(".live-network"), box = place.getBoundingClientRect();
       const top = id => {
         const head = find(`.live-column[data-strip="${id}"] .live-head`).getBoundingClientRect();
@@ -463,6 +465,8 @@
     find("#live-time").textContent = `One pass takes ${Math.round(Math.min(...times))} ms here.`;
     counter.ask(state.cuts);
     window.addEventListener("resize", () => renderDetail(maps.palette()));
+    // On a phone a block scrolls sideways; its arcs go with it.
+    find(".live-network").addEventListener("scroll", () => drawArcs(lastRead), { capture: true, passive: true });
     new MutationObserver(() => render()).observe(document.documentElement, { attributeFilter: ["data-theme"] });
     root.scrollIntoView();
     live.app = { network, state, setCuts, testPixels };
