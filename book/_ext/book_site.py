@@ -110,6 +110,7 @@ def drop_unused_files(app, pagename, templatename, context, doctree):
     has none of, and scripts that are listed twice. Let no page wait for the others.
     """
     unused = ["thebe", "documentation_options.pagename"]  # the latter is for a list of versions
+    unused += ["doctools", "sphinx_highlight"]  # for the search of Sphinx, which search.py replaces
     for thing, names in FOR.items():
         if not re.search(thing, context.get("body", "")):
             unused += names
