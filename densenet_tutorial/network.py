@@ -155,15 +155,18 @@ class DenseNet(nn.Module):
 
     @arguments.check(num_classes=non_negative_int)
     def reset_classifier(self, num_classes: int) -> None:
-        """Replace the last layer by a randomly initialised one; with 0 classes, by an identity."""
+        """Replace the last layer by a randomly initialised one; with 0 classes, by an identity.
+
+        The new layer is in the same mode as the network, training or evaluation.
+        """
         weight = next(self.features.parameters())
         self.num_classes = num_classes
         if num_classes == 0:
-            self.classifier = nn.Identity()
+            self.classifier = nn.Identity().train(self.training)
             return
         linear = nn.Linear(self.num_features, num_classes).to(weight)
         nn.init.zeros_(linear.bias)
-        self.classifier = linear
+        self.classifier = linear.train(self.training)
 
     def intermediate_features(
         self, x: Tensor, parts: Sequence[str | int] | None = None

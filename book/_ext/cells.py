@@ -132,7 +132,8 @@ def fold_drawing(cell, before, drawing):
     for part, lines in (code, before), (second, drawing):
         text = "\n".join(lines).strip("\n")
         block = part.next_node(nodes.literal_block)
-        block.rawsource, block.children = text, [nodes.Text(text)]
+        block.rawsource = text
+        block[:] = [nodes.Text(text)]
     fold = HideCodeCellNode(
         prompt_show="Show the code of the figure", prompt_hide="Hide the code of the figure"
     )
@@ -153,7 +154,7 @@ class NoProgress(SphinxTransform):
                 continue
             kept = [line for line in output.astext().split("\n") if not PROGRESS.search(line)]
             if any(line.strip() for line in kept):
-                output.children = [nodes.Text("\n".join(kept))]
+                output[:] = [nodes.Text("\n".join(kept))]
             else:
                 output.parent.remove(output)
 

@@ -215,13 +215,13 @@ def _resident_in_subprocess(name: str, label: str, shape: tuple[int, ...]) -> in
     """:func:`resident_bytes` of one of :func:`models`, in a new process."""
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=spawn) as process:
-        with _not_interrupted():  # Ctrl-C reaches all processes: the new one leaves it to this one
+        with not_interrupted():  # Ctrl-C reaches all processes: the new one leaves it to this one
             resident = process.submit(_resident_of, name, label, shape)
         return resident.result()
 
 
 @contextlib.contextmanager
-def _not_interrupted() -> Iterator[None]:
+def not_interrupted() -> Iterator[None]:
     """Ignore SIGINT, as do processes that are started meanwhile."""
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -21,7 +21,7 @@ from typing import Any, cast
 import torch
 from tqdm import tqdm
 
-from densenet_tutorial.experiments.benchmarks import _not_interrupted
+from densenet_tutorial.experiments.benchmarks import not_interrupted
 from densenet_tutorial.experiments.claims import costs, plans, trained
 from densenet_tutorial.experiments.claims.trained import Unit
 
@@ -195,7 +195,7 @@ def _pool(workers: int, device: str) -> Iterator[Pool]:
     def start() -> tuple[Any, Connection]:
         here, there = context.Pipe()
         process = context.Process(target=_work, args=(there, device), daemon=True)
-        with _not_interrupted():  # Ctrl-C reaches all processes, and this one ends the others
+        with not_interrupted():  # Ctrl-C reaches all processes, and this one ends the others
             process.start()
         there.close()
         return process, here

@@ -219,16 +219,20 @@ def _steps(layer: DenseLayer) -> list[tuple[nn.BatchNorm2d, nn.Conv2d]]:
     return steps
 
 
-def _matching_sources(layer: Any, sources: Any) -> None:
-    if sources is not None and sum(sources) != layer.norm1.num_features:
+def _adding_up(sources: Any, reads: int, reader: str) -> None:
+    if sources is not None and sum(sources) != reads:
         raise ValueError(
-            f"sources must add up to the {layer.norm1.num_features} channels that the layer reads, "
+            f"sources must add up to the {reads} channels that the {reader} reads, "
             f"got {arguments.shown(sources)}"
         )
 
 
+def _matching_layer(layer: DenseLayer, sources: Any) -> None:
+    _adding_up(sources, layer.norm1.num_features, "layer")
+
+
 @arguments.check(
-    _matching_sources,
+    _matching_layer,
     layer=layer_check,
     size=size_check,
     sources=arguments.optional(arguments.sequence_of(arguments.positive_int)),
@@ -562,12 +566,8 @@ def channel_order(block: DenseBlock) -> Diagram:
     )
 
 
-def _matching_features(transition: Any, sources: Any) -> None:
-    if sources is not None and sum(sources) != transition.conv.in_channels:
-        raise ValueError(
-            f"sources must add up to the {transition.conv.in_channels} channels that the "
-            f"transition reads, got {arguments.shown(sources)}"
-        )
+def _matching_transition(transition: Transition, sources: Any) -> None:
+    _adding_up(sources, transition.conv.in_channels, "transition")
 
 
 def _window(pool: Any) -> int:
@@ -584,7 +584,7 @@ def _after(module: Any, channels: int, size: tuple[int, int]) -> tuple[int, int,
 
 
 @arguments.check(
-    _matching_features,
+    _matching_transition,
     transition=transition_check,
     size=size_check,
     sources=arguments.optional(arguments.sequence_of(arguments.positive_int)),
@@ -649,7 +649,7 @@ def transition(
 
 
 @arguments.check(
-    _matching_features,
+    _matching_transition,
     transition=transition_check,
     size=size_check,
     sources=arguments.optional(arguments.sequence_of(arguments.positive_int)),
