@@ -207,8 +207,11 @@ def follow_the_system(app, exception):
     text = "".join((static / name).read_text(encoding="utf-8") for name in [*names, "book.css"])
     text = css.COMMENT.sub("", text)
     blocks = [
-        f"@media (prefers-color-scheme: {theme}) {{\n{rules_for(theme, text)}\n}}\n"
-        for theme in ("light", "dark")
+        f"@media {where} {{\n{rules_for(theme, text)}\n}}\n"
+        for theme, where in (
+            ("light", "print, (prefers-color-scheme: light)"),  # paper is white
+            ("dark", "screen and (prefers-color-scheme: dark)"),
+        )
     ]
     (static / "without-scripts.css").write_text("".join(blocks), encoding="utf-8")
 

@@ -35,3 +35,12 @@ document.addEventListener("copy", (event) => {
   event.clipboardData.setData("text/plain", plain.textContent);
   event.preventDefault();
 });
+
+// Paper is white, in a dark room too.
+for (const [event, paper] of [["beforeprint", true], ["afterprint", false]]) {
+  window.addEventListener(event, () => {
+    const { dataset } = document.documentElement;
+    if (paper) dataset.onScreen = dataset.theme;
+    dataset.theme = paper ? "light" : dataset.onScreen;
+  });
+}
