@@ -28,7 +28,7 @@ HASWELL := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 OPENBLAS_CORETYPE=Ha
 unexport MPLBACKEND
 
 .DEFAULT_GOAL := help
-.PHONY: help book serve lab execute sync assignments grade figures pagespeed lint test chapters test-portable test-assignments \
+.PHONY: help book serve pdf lab execute sync assignments grade figures pagespeed lint test chapters test-portable test-assignments \
 	test-gpu test-oldest test-modes test-mutants fuzz repository clean
 
 help: ## List the commands
@@ -41,13 +41,17 @@ $(READY): requirements.txt pyproject.toml
 	touch $@
 
 book: $(READY) ## Build the site; a warning is an error, nothing is executed
-	@rm -f _build/html/index.html
+	@rm -f _build/html/index.html _build/html/*.pdf
 	$(VENV)/bin/jupyter-book build . --all -W --keep-going -n
 	@test -f _build/html/index.html || { echo "No site was built." >&2; exit 1; }
 	@echo; echo "Open $(CURDIR)/_build/html/index.html in a browser, or type: make serve"
 
 serve: book ## Build the site and serve it at http://127.0.0.1:8000
 	$(PY) -m http.server --bind 127.0.0.1 --directory _build/html 8000
+
+# `make book` removes it, and with it the links to it: it must not be older than the pages.
+pdf: book ## Build the site, and the whole book as one PDF beside it, with a link on every page (needs Chromium)
+	$(PY) book/_tools/make_pdf.py
 
 lab: $(READY) ## Open the chapters in JupyterLab
 	$(VENV)/bin/jupyter lab book

@@ -2,14 +2,14 @@
 
     python book/_tools/make_pdf.py [FILE]
 
-All pages of `_toc.yml`, in its order, become one page in `_build/pdf`, which Chromium prints, twice:
+All pages of `_toc.yml`, in its order, become one page in `_build/pdf`. Chromium prints it twice:
 the second time the contents know the numbers of the pages. FILE is by default
-`_build/html/densenet-step-by-step.pdf`, beside the pages, and then every page gets a link to it.
+`_build/html/densenet-step-by-step.pdf`, beside the pages; then every page gets a link to it.
 
-What is folded on the screen: long listings are shown; solutions stand at the end of their chapter,
-so that nobody reads one by accident, and exercise and solution name each other's page; what sets up
-a chapter or draws its figures is left out, as in Colab's "hidden" cells. Scripts do not run: what is
-interactive is replaced by what its page shows without them. Dark pictures are left out.
+What is folded on the screen: long listings are shown. Solutions stand at the end of their chapter,
+so that nobody reads one by accident; exercise and solution name each other's page. The cell that
+installs the package and the code that only draws a figure are left out. Scripts do not run: in
+place of what is interactive stands what its page shows without them.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from urllib.parse import unquote, urldefrag
 import yaml
 from bs4 import BeautifulSoup
 from playwright.sync_api import sync_playwright
-from pypdf import PdfReader, PdfWriter
+from pypdf import PdfReader
 
 ROOT = Path(__file__).resolve().parents[2]
 SITE = ROOT / "_build" / "html"
@@ -39,24 +39,29 @@ LEFT_OUT = (
 )
 # Code has an element for each word; those that have no colour of their own would only weigh.
 PLAIN = [f".highlight span.{name}" for name in ("n", "nn", "nx", "p", "w")]
+SOLUTION = "details.solution, .cell.tag_hide-cell"
+NEW = BeautifulSoup("", "html.parser")
 WITH_ADDRESS = "[id], [href], [src], [for], [aria-labelledby], [aria-describedby], svg *"
 
-# What is wider than the page gets smaller type, within reason: the sizes are in pixels.
+# What is wider than the page gets smaller type, within reason: the sizes are in pixels, 96 an inch.
+# Lines of code that are longer still wrap, as they do on every printed page.
 FIT = """
 () => {
-  const smallest = 7;
-  const fit = (box, width) => {
-    let size = parseFloat(getComputedStyle(box).fontSize);
-    for (; size > smallest && width(box) > box.clientWidth + 0.5; size -= 0.25)
-      box.style.fontSize = `${size - 0.25}px`;
+  const shrink = (element, smallest, tooWide) => {
+    const size = parseFloat(getComputedStyle(element).fontSize);
+    for (let s = size; s >= smallest; s -= 0.25) {
+      element.style.fontSize = `${s}px`;
+      if (!tooWide()) return true;
+    }
+    return false;
   };
-  for (const pre of document.querySelectorAll('pre')) fit(pre, e => e.scrollWidth);
-  for (const table of document.querySelectorAll('table')) {
-    const room = table.parentElement.clientWidth;
-    let size = parseFloat(getComputedStyle(table).fontSize);
-    for (; size > smallest && table.offsetWidth > room + 0.5; size -= 0.25)
-      table.style.fontSize = `${size - 0.25}px`;
+  for (const pre of document.querySelectorAll('pre')) {
+    pre.style.whiteSpace = 'pre';
+    if (!shrink(pre, 9, () => pre.scrollWidth > pre.clientWidth)) pre.style.fontSize = '';
+    pre.style.whiteSpace = '';
   }
+  for (const table of document.querySelectorAll('table'))
+    shrink(table, 7, () => table.offsetWidth > table.parentElement.clientWidth + 0.5);
 }
 """
 
@@ -86,7 +91,9 @@ class Page:
         soup = BeautifulSoup(self.file.read_text(encoding="utf-8"), "html.parser")
         self.article = soup.find("article", class_="bd-article")
         styles = soup.select("head > link[rel=stylesheet]")
-        self.styles = [(self.file.parent / style["href"].partition("?")[0]).resolve() for style in styles]
+        self.styles = [
+            (self.file.parent / style["href"].partition("?")[0]).resolve() for style in styles
+        ]
         self.ids = {element["id"] for element in self.article.select("[id]")}
         for element in self.article.select(LEFT_OUT):
             element.decompose()
@@ -107,44 +114,34 @@ class Page:
         return self.heading.get_text().strip()
 
 
-def solutions_last(page, soup):
+def solutions_last(page):
     """Move the solutions of a page to its end; each has a link to its exercise, and vice versa."""
-    found = page.article.select("details.solution")
-    if not found:
+    exercises = [*dict.fromkeys(e.find_parent("section") for e in page.article.select(SOLUTION))]
+    if not exercises:
         return
-    last = soup.new_tag("section", id="solutions", attrs={"class": "solutions"})
-    last.append(BeautifulSoup("<h2>Solutions</h2>", "html.parser"))
-    page.ids.add("solutions")
-    for number, details in enumerate(found, 1):
-        exercise = details.find_parent("section")
-        heading = exercise.find(re.compile("h[2-6]"))
-        solution = soup.new_tag("section", id=f"solution-{number}")
-        page.ids.add(solution["id"])
-        solution.append(copy.copy(heading))
-        solution.h3.append(reference(soup, exercise["id"], " exercise on page "))
-        code = []
-        for after in details.find_next_siblings():
-            if "tag_hide-cell" not in after.get("class", ()):
-                break
-            code.append(after)
-        details.insert_before(reference(soup, solution["id"], "Solution on page ", "p"))
-        details.summary.decompose()
-        for element in (details, *code):
-            solution.append(element.extract())
-        details.name = "div"
-        last.append(solution)
-    section = page.article.find("section", recursive=False)
-    section.append(last)
+    last = NEW.new_tag("section", id="solutions")
+    last.append(NEW.new_tag("h2", string="Solutions"))
+    for number, exercise in enumerate(exercises, 1):
+        solution = last.append(NEW.new_tag("section", id=f"solution-{number}"))
+        solution.append(copy.copy(exercise.find(re.compile("h[2-6]"))))
+        solution.append(reference(exercise["id"], "Exercise on page "))
+        parts = exercise.select(SOLUTION)
+        parts[0].insert_before(reference(solution["id"], "Solution on page "))
+        for part in parts:
+            solution.append(part.extract())
+            if part.name == "details":
+                part.summary.decompose()
+                part.name = "div"
+    page.ids |= {section["id"] for section in [last, *last.find_all("section")]}
+    page.heading.find_parent("section").append(last)
 
 
-def reference(soup, target, words, name="span"):
+def reference(target, words):
     """A link that says on which page its target is."""
-    holder = soup.new_tag(name, attrs={"class": "on-page"})
-    link = soup.new_tag("a", href=f"#{target}")
-    link.append(words.lstrip())
-    link.append(soup.new_tag("span", attrs={"class": "page-number"}))
-    holder.append(link)
-    return holder
+    text = (
+        f'<p class="on-page"><a href="#{target}">{words}<span class="page-number"></span></a></p>'
+    )
+    return BeautifulSoup(text, "html.parser").p
 
 
 def addresses(page, pages, site, web):
@@ -186,7 +183,7 @@ def contents(parts):
     lines = ['<nav class="book-contents"><h1>Contents</h1><div>']
     for caption, pages in parts:
         if caption:
-            lines.append(f"<p class=\"part\">{html.escape(caption)}</p>")
+            lines.append(f'<p class="part">{html.escape(caption)}</p>')
         lines.append("<ul>")
         for page in pages:
             lines.append(f"<li>{entry(page.prefix, page.heading)}<ul>")
@@ -213,7 +210,7 @@ def title_page(home, config):
     text = [
         '<section class="title-page">',
         f'<p class="book-title">{html.escape(config["title"])}</p>',
-        promise.extract().decode() if promise else "",
+        promise.decode() if promise else "",
         f'<p class="authors">{html.escape(config["author"])}</p>',
         '<div class="imprint">',
     ]
@@ -221,18 +218,19 @@ def title_page(home, config):
         edition.extract().h2.decompose()
         text.append(edition.decode_contents())
     address = html.escape(config["html"]["baseurl"])
-    text.append(f'<p>On the web, with all that is interactive: <a href="{address}">{address}</a></p>')
+    text.append(
+        f'<p>On the web, with all that is interactive: <a href="{address}">{address}</a></p>'
+    )
     return "\n".join([*text, "</div></section>"])
 
 
 def combine(site, folder):
-    """Write the whole book as one page into `folder`; return its path, and the chapters' anchors."""
+    """Write the whole book as one page into `folder`; return its path."""
     config = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
     parts = [(caption, [Page(name, site) for name in names]) for caption, names in toc()]
     pages = [page for _, found in parts for page in found]
     for page in pages:
-        soup = BeautifulSoup("", "html.parser")
-        solutions_last(page, soup)
+        solutions_last(page)
     for page in pages:
         addresses(page, pages, site, config["html"]["baseurl"])
     first = title_page(pages[0], config)
@@ -268,20 +266,16 @@ def combine(site, folder):
     folder.mkdir(parents=True, exist_ok=True)
     book = folder / "book.html"
     book.write_text(text, encoding="utf-8")
-    return book, config
+    return book
 
 
 def page_name(page):
+    """The name of a page, for style sheets."""
     return "chapter-" + re.sub(r"\W", "-", page.prefix)
 
 
 def css_text(text):
     return text.replace("\\", r"\\").replace('"', r"\"").replace("\n", " ")
-
-
-def chromium():
-    found = map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))
-    return next(filter(None, found), None)
 
 
 def page_numbers(pdf):
@@ -307,20 +301,82 @@ numbers => {
 """
 
 
-def print_book(book, target, scheme="light"):
+def print_book(book, target, scheme):
     """Print a combined page into the file `target`, with page numbers wherever it names pages."""
+    found = map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))
+    path = next(filter(None, found), None)
+    if path is None:
+        raise OSError("Chromium prints the book, and is not here: apt-get install chromium")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
-        # As wide as the text on paper: 210 mm less the margins, at 96 pixels an inch.
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        # As wide and as high as what is printed on a page: A4 without the margins of make_pdf.css.
         tab = browser.new_page(viewport={"width": 658, "height": 971}, color_scheme=scheme)
+        tab.set_default_timeout(300_000)  # a slow machine
         tab.emulate_media(media="print")
         tab.goto(book.as_uri(), wait_until="load")
         tab.evaluate("document.fonts.ready.then(() => null)")
         tab.evaluate(FIT)
-        options = {"prefer_css_page_size": True, "print_background": True, "tagged": True}
-        tab.pdf(path=target, **options)
-        missing = tab.evaluate(NUMBERS, page_numbers(target))
-        if missing:
-            sys.exit(f"make_pdf: the PDF has no place for {', '.join(missing)}")
-        tab.pdf(path=target, outline=True, **options)
+        options = {"path": target, "prefer_css_page_size": True, "print_background": True}
+        tab.pdf(**options)
+        if missing := tab.evaluate(NUMBERS, page_numbers(target)):
+            raise ValueError(f"the PDF has no place for {', '.join(missing)}")
+        tab.pdf(**options, tagged=True, outline=True)
         browser.close()
+
+
+def make(site, target, scheme="light"):
+    """Write the PDF of the built `site` to `target`; return how many pages it has.
+
+    `scheme` is what the system likes, "light" or "dark": paper is white in either.
+    """
+    book = combine(site, ROOT / "_build" / "pdf")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+        pdf = Path(scratch, target.name)
+        print_book(book, pdf, scheme)
+        count = len(PdfReader(pdf).pages)
+        os.replace(pdf, target)
+    return count
+
+
+LINK = re.compile(r'\s*<p class="pdf">.*?</p>', re.DOTALL)
+
+
+def add_links(site, pdf, count):
+    """Let every page of the book have a link to the PDF in its footer, the first one at its top."""
+    size = f"{count} pages, {pdf.stat().st_size / 1e6:.0f} MB"
+    names = [name for _, found in toc() for name in found]
+    for name in names:
+        page = site / f"{name}.html"
+        address = os.path.relpath(pdf, page.parent)
+        link = f'\n<p class="pdf"><a href="{address}">The whole book as a PDF</a> ({size})</p>'
+        text = LINK.sub("", page.read_text(encoding="utf-8"))
+        places = ['<div class="extra_footer">']
+        if name == names[0]:
+            places.append('<div class="actions docutils container">')
+        for place in places:
+            start = text.index("</div>", text.index(place))
+            text = text[:start].rstrip() + link + "\n" + text[start:]
+        with tempfile.NamedTemporaryFile("w", dir=page.parent, delete=False, encoding="utf-8") as f:
+            f.write(text)
+        os.chmod(f.name, 0o644)
+        os.replace(f.name, page)
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("file", nargs="?", type=Path, default=SITE / NAME)
+    target = parser.parse_args(arguments).file.resolve()
+    if not (SITE / "index.html").is_file():
+        sys.exit("make_pdf: there is no site in _build/html: type `make book` first")
+    try:
+        count = make(SITE, target)
+    except (OSError, ValueError) as error:
+        sys.exit(f"make_pdf: {error}")
+    if target == SITE / NAME:
+        add_links(SITE, target, count)
+    print(f"{count} pages: {target}")
+
+
+if __name__ == "__main__":
+    main()
