@@ -25,6 +25,8 @@ from urllib.parse import unquote, urldefrag
 
 import yaml
 from bs4 import BeautifulSoup
+from fontTools.ttLib import TTFont
+from fontTools.varLib import instancer
 from playwright.sync_api import sync_playwright
 from pypdf import PdfReader
 
@@ -224,8 +226,27 @@ def title_page(home, config):
     return "\n".join([*text, "</div></section>"])
 
 
+def write_fonts(folder):
+    """Write the book's typeface into `folder`, a file for each weight; return their style sheet.
+
+    Chromium would draw the letters of a variable font as pictures, and then words are hard to find.
+    """
+    rules = []
+    for weight, weights in (400, "400 549"), (600, "550 679"), (700, "680 900"):
+        font = TTFont(ROOT / "book" / "_static" / "typeface.woff2")
+        font = instancer.instantiateVariableFont(font, {"wght": weight})
+        font.flavor = None
+        font.save(folder / f"typeface-{weight}.ttf")
+        rules.append(
+            f'@font-face {{ font-family: "Typeface on paper"; font-weight: {weights}; '
+            f'src: url("typeface-{weight}.ttf"); }}'
+        )
+    return "\n".join(rules)
+
+
 def combine(site, folder):
     """Write the whole book as one page into `folder`; return its path."""
+    folder.mkdir(parents=True, exist_ok=True)
     config = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
     parts = [(caption, [Page(name, site) for name in names]) for caption, names in toc()]
     pages = [page for _, found in parts for page in found]
@@ -254,6 +275,7 @@ def combine(site, folder):
             *[f'<link rel="stylesheet" href="{style.as_uri()}">' for style in styles],
             f'<link rel="stylesheet" href="{Path(__file__).with_suffix(".css").as_uri()}">',
             "<style>",
+            write_fonts(folder),
             *rules,
             "</style></head><body>",
             '<main class="bd-main"><div class="bd-content"><div class="bd-article-container">',
@@ -263,7 +285,6 @@ def combine(site, folder):
             "</div></div></main></body></html>",
         ]
     )
-    folder.mkdir(parents=True, exist_ok=True)
     book = folder / "book.html"
     book.write_text(text, encoding="utf-8")
     return book

@@ -1,4 +1,4 @@
-"""The whole book on paper: the PDF that `make pdf` makes of the built site, and a page by itself."""
+"""The whole book on paper: the PDF that `make pdf` makes of the site, and a page by itself."""
 
 import fcntl
 import re
@@ -59,7 +59,7 @@ def titles(site):
 
 def heading(path):
     """The first heading of a page of the site."""
-    found = BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser").find("h1")
+    found = BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser").select_one("article h1")
     found.find("a", class_="headerlink").decompose()
     return words(found.get_text())
 
@@ -87,10 +87,14 @@ def starts(reader):
     }
 
 
-def ink(page):
-    """Where a page is not white, at 72 pixels an inch; and its colours."""
-    colours = page.render(scale=1).to_numpy()[..., :3]
-    return colours.min(2) < 245, colours
+def grey(page):
+    """A page as it looks from afar, at 36 pixels an inch: 0 is black, 255 is white."""
+    return page.render(scale=0.5, grayscale=True).to_numpy().squeeze()
+
+
+@pytest.fixture(scope="module")
+def looks(paper):
+    return [grey(page) for page in paper]
 
 
 def test_title_page(texts, reader):
@@ -98,7 +102,7 @@ def test_title_page(texts, reader):
     assert text.startswith("DenseNet, step by step")
     for part in "The densenet-tutorial authors", "edition, ", "MIT licence", "CC BY 4.0":
         assert part in text
-    assert "https://densenet-tutorial.github.io/densenet-tutorial/" in text.replace("- ", "-")
+    assert "https://densenet-tutorial.github.io/densenet-tutorial/" in text
     assert reader.metadata.title == "DenseNet, step by step"
 
 
@@ -107,16 +111,19 @@ def test_every_page_of_the_site_is_a_chapter_in_its_order(starts, titles):
     assert list(starts.values()) == sorted(starts.values())
 
 
-def test_the_contents_name_the_right_pages(texts, starts, titles):
-    first, last = starts["Contents"], starts[titles[0]]
-    contents = words(" ".join(texts[first - 1 : last - 1]))
+@pytest.fixture(scope="module")
+def contents(reader, starts, titles):
+    """The text of the contents. (pdfium loses the spaces of a page with little on its right.)"""
+    pages = reader.pages[starts["Contents"] - 1 : starts[titles[0]] - 1]
+    return words(" ".join(page.extract_text() for page in pages))
+
+
+def test_the_contents_name_the_right_pages(contents, starts, titles):
     for title in titles:
-        # The last one of this name: "Contents" of a chapter name sections too.
         assert f"{title} {starts[title]} " in f"{contents} ", title
 
 
-def test_sections_in_the_contents_name_the_right_pages(reader, texts, starts, titles):
-    contents = words(" ".join(texts[starts["Contents"] - 1 : starts[titles[0]] - 1]))
+def test_sections_in_the_contents_name_the_right_pages(reader, contents):
     sections = [entry for depth, entry in entries(reader.outline) if depth == 2]
     assert len(sections) > 100
     for entry in sections:
@@ -128,8 +135,8 @@ def test_running_heads(texts, starts, titles):
     for title, following in zip(titles, [*titles[1:], None], strict=True):
         end = starts[following] - 1 if following else len(texts)
         for number in range(starts[title], end + 1):
-            head = words(texts[number - 1])
-            assert title in head and str(number) in head, number
+            text = "".join(texts[number - 1].split())
+            assert "".join(title.split()) in text and str(number) in text, number
     assert not texts[0].lstrip().startswith("1\n")
 
 
@@ -167,13 +174,19 @@ def pages_of(element):
     return found - {None}
 
 
+def is_head(row):
+    """Whether it is a table's first row, which stands again on every page that has some of it."""
+    kids = [kid.get_object() for kid in row["/K"] if not isinstance(kid, int)]
+    return all(kid.get("/S") in ("/TH", None) for kid in kids)
+
+
 def test_no_figure_and_no_row_of_a_table_is_cut_in_two(reader):
     figures, rows, elements = 0, 0, [reader.trailer["/Root"]["/StructTreeRoot"]]
     while elements:
         element = elements.pop()
         kind = element.get("/S")
         if kind in ("/Figure", "/TR"):
-            assert len(pages_of(element)) <= 1, element
+            assert len(pages_of(element)) <= 1 or is_head(element), element
             figures += kind == "/Figure"
             rows += kind == "/TR"
             continue
@@ -183,34 +196,29 @@ def test_no_figure_and_no_row_of_a_table_is_cut_in_two(reader):
     assert figures > 50 and rows > 200
 
 
-def test_pages_are_white_and_nothing_stands_in_the_margins(paper):
-    inside = 17 * MM
-    for number, page in enumerate(paper, 1):
-        width, height = page.get_size()
-        assert abs(width - 210 * MM) < 2 and abs(height - 297 * MM) < 2
-        dark, colours = ink(page)
-        assert dark.any(), f"page {number} is empty"
-        y, x = np.nonzero(dark)
-        assert x.min() > inside and x.max() < width - inside, number
-        assert y.max() < height - inside, number
-        assert (colours.reshape(-1, 3).mean(0) > 150).all(), f"page {number} is dark"
+def test_pages_are_white_and_nothing_stands_in_the_margins(paper, looks):
+    assert {tuple(round(side / MM) for side in page.get_size()) for page in paper} == {(210, 297)}
+    margin = int(17 * MM / 2)
+    for number, look in enumerate(looks, 1):
+        assert look.mean() > 180, f"page {number} is dark"
+        y, x = np.nonzero(look < 240)
+        assert len(x), f"page {number} is empty"
+        assert x.min() > margin and x.max() < look.shape[1] - margin, number
+        assert y.max() < look.shape[0] - margin, number
 
 
-def test_no_heading_is_the_last_thing_on_its_page(paper, reader):
-    drawn = {}
+def test_no_heading_is_the_last_thing_on_its_page(paper, reader, looks):
     for _, entry in entries(reader.outline):
         number = reader.get_destination_page_number(entry)
-        if number not in drawn:
-            drawn[number] = ink(paper[number])[0]
-        top = int(paper[number].get_height() - float(entry.top))
-        assert drawn[number][top + 36 :].any(), (entry.title, number + 1)
+        below = (paper[number].get_height() - float(entry.top) + 36) / 2
+        assert (looks[number][int(below) :] < 240).any(), (entry.title, number + 1)
 
 
 def test_what_is_folded(texts, starts):
     text = words(" ".join(texts))
     # Set-up and buttons are left out; a long listing is whole.
-    for hidden in "find_spec", "Show the", "Hide", "Start the network, click":
-        assert hidden not in text or hidden == "Start the network, click"
+    for hidden in "find_spec", "Show the s", "Hide ", "Cut these four":
+        assert hidden not in text
     assert "class DenseNet(nn.Module)" in text
     # A solution stands behind all exercises of its chapter.
     start = starts["5 · The whole network"] - 1
@@ -219,11 +227,11 @@ def test_what_is_folded(texts, starts):
     assert chapter.index("Tempting and wrong") > chapter.index("What comes next")
 
 
-def test_exercises_and_solutions_name_each_other(reader, texts):
-    for words_of_link, target in ("Solution on page", "Exercise"), ("Exercise on page", "Exercise"):
-        found = re.findall(rf"{words_of_link} (\d+)", words(" ".join(texts)))
+def test_exercises_and_solutions_name_each_other(texts):
+    for link in "Solution on page", "Exercise on page":
+        found = re.findall(rf"{link} (\d+)", words(" ".join(texts)))
         assert len(found) > 40
-        assert all(target in texts[int(number) - 1] for number in found)
+        assert all("Exercise" in texts[int(number) - 1] for number in found)
 
 
 def test_the_site_links_to_it(site, tmp_path):
@@ -254,16 +262,16 @@ def test_without_a_pdf_nothing_links_to_one(site):
 @pytest.mark.parametrize("scripts", [True, False])
 def test_a_page_in_the_dark_prints_white(browser, server, scripts, tmp_path):  # noqa: F811
     settings = {"color_scheme": "dark", "java_script_enabled": scripts}
+    margin = dict.fromkeys(("left", "right", "top", "bottom"), "1cm")
     with Tab(browser, server, **settings) as tab:
         tab.page.goto(server + "book/05_densenet.html")
-        tab.page.pdf(path=tmp_path / "page.pdf", print_background=True)
+        tab.page.pdf(path=tmp_path / "page.pdf", print_background=True, margin=margin)
         theme = tab.page.locator("html").get_attribute("data-theme")
         assert theme == ("dark" if scripts else "auto")
     with pypdfium2.PdfDocument(tmp_path / "page.pdf") as document:
-        for page in document:
-            _, colours = ink(page)
-            assert (colours.reshape(-1, 3).mean(0) > 150).all()
-            assert (colours[:8] > 250).all() and (colours[:, :8] > 250).all()
+        for look in map(grey, document):
+            assert look.mean() > 180
+            assert (look[:12] > 250).all() and (look[:, :12] > 250).all()
         text = "".join(page.get_textpage().get_text_bounded() for page in document)
     assert "class DenseNet(nn.Module)" in words(text) and "find_spec" not in text
 
