@@ -273,7 +273,9 @@ def test_a_page_in_the_dark_prints_white(browser, server, scripts, tmp_path):  #
             assert look.mean() > 180
             assert (look[:12] > 250).all() and (look[:, :12] > 250).all()
         text = "".join(page.get_textpage().get_text_bounded() for page in document)
+    assert text.count("5 · The whole network") == 1  # the title
     assert "class DenseNet(nn.Module)" in words(text) and "find_spec" not in text
+    assert "Show the code" not in text
 
 
 def test_the_tool_says_what_is_missing(monkeypatch, tmp_path):
