@@ -20,6 +20,7 @@ import re
 import shutil
 import sys
 import tempfile
+from collections import Counter
 from pathlib import Path
 from urllib.parse import unquote, urldefrag
 
@@ -41,6 +42,7 @@ LEFT_OUT = (
 )
 # Code has an element for each word; those that have no colour of their own would only weigh.
 PLAIN = [f".highlight span.{name}" for name in ("n", "nn", "nx", "p", "w")]
+URL = re.compile(r"url\(#([^)]*)\)")
 SOLUTION = "details.solution, .cell.tag_hide-cell"
 NEW = BeautifulSoup("", "html.parser")
 WITH_ADDRESS = "[id], [href], [src], [for], [aria-labelledby], [aria-describedby], svg *"
@@ -149,6 +151,11 @@ def reference(target, words):
 def addresses(page, pages, site, web):
     """Make the ids of a page the book's, and let its links and pictures be found from the book."""
     by_file = {other.file.resolve(): other for other in pages}
+    names = Counter(name for other in pages for name in other.ids)
+
+    def unique(name, owner=page):
+        # Most are, and style sheets may name them.
+        return name if names[name] == 1 else f"{owner.prefix}--{name}"
 
     def link(value):
         path, fragment = urldefrag(value)
@@ -157,15 +164,15 @@ def addresses(page, pages, site, web):
         file = (page.file.parent / unquote(path)).resolve() if path else page.file.resolve()
         target = by_file.get(file)
         if target and not fragment:
-            return f"#{target.prefix}"
+            return f"#{page_name(target)}"
         if target and unquote(fragment) in target.ids:
-            return f"#{target.prefix}--{unquote(fragment)}"
+            return "#" + unique(unquote(fragment), target)
         return web + file.relative_to(site).as_posix() + ("#" + fragment if fragment else "")
 
     for element in page.article.select(WITH_ADDRESS):
         for name, value in list(element.attrs.items()):
             if name == "id":
-                element[name] = f"{page.prefix}--{value}"
+                element[name] = unique(value)
             elif name == "href" and element.name == "a":
                 element[name] = link(value)
             elif name == "src" and not value.startswith("data:"):
@@ -173,11 +180,11 @@ def addresses(page, pages, site, web):
                 for lazy in "loading", "decoding":
                     del element[lazy]
             elif name in ("for", "aria-labelledby", "aria-describedby"):
-                element[name] = " ".join(f"{page.prefix}--{word}" for word in value.split())
+                element[name] = " ".join(map(unique, value.split()))
             elif isinstance(value, str) and name in ("href", "xlink:href") and value[:1] == "#":
-                element[name] = f"#{page.prefix}--{value[1:]}"
+                element[name] = "#" + unique(value[1:])
             elif isinstance(value, str) and "url(#" in value:
-                element[name] = value.replace("url(#", f"url(#{page.prefix}--")
+                element[name] = URL.sub(lambda match: f"url(#{unique(match[1])})", value)
 
 
 def contents(parts):
@@ -188,7 +195,7 @@ def contents(parts):
             lines.append(f'<p class="part">{html.escape(caption)}</p>')
         lines.append("<ul>")
         for page in pages:
-            lines.append(f"<li>{entry(page.prefix, page.heading)}<ul>")
+            lines.append(f"<li>{entry(page_name(page), page.heading)}<ul>")
             for heading in page.article.find_all("h2"):
                 section = heading.find_parent("section")
                 if section and section.get("id"):
@@ -263,8 +270,7 @@ def combine(site, folder):
         for page in pages
     ]
     articles = [
-        f'<div class="chapter" id="{page_name(page)}"><span id="{page.prefix}"></span>'
-        f"{page.article.decode()}</div>"
+        f'<div class="chapter" id="{page_name(page)}">{page.article.decode()}</div>'
         for page in pages
     ]
     text = "\n".join(
