@@ -64,8 +64,11 @@ FIT = """
     if (!shrink(pre, 9, () => pre.scrollWidth > pre.clientWidth)) pre.style.fontSize = '';
     pre.style.whiteSpace = '';
   }
-  for (const table of document.querySelectorAll('table'))
+  for (const table of document.querySelectorAll('table')) {
     shrink(table, 7, () => table.offsetWidth > table.parentElement.clientWidth + 0.5);
+    // One that no page can hold begins below its heading, and goes on.
+    if (table.offsetHeight > innerHeight - 80) table.style.breakInside = 'auto';
+  }
 }
 """
 
