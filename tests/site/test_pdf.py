@@ -210,7 +210,7 @@ def test_pages_are_white_and_nothing_stands_in_the_margins(paper, looks):
 def test_no_heading_is_the_last_thing_on_its_page(paper, reader, looks):
     for _, entry in entries(reader.outline):
         number = reader.get_destination_page_number(entry)
-        below = (paper[number].get_height() - float(entry.top) + 36) / 2
+        below = (paper[number].get_height() - float(entry.top) + 28) / 2
         assert (looks[number][int(below) :] < 240).any(), (entry.title, number + 1)
 
 
