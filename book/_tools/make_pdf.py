@@ -6,10 +6,11 @@ All pages of `_toc.yml`, in its order, become one page in `_build/pdf`. Chromium
 the second time the contents know the numbers of the pages. FILE is by default
 `_build/html/densenet-step-by-step.pdf`, beside the pages; then every page gets a link to it.
 
-What is folded on the screen: long listings are shown. Solutions stand at the end of their chapter,
-so that nobody reads one by accident; exercise and solution name each other's page. The cell that
-installs the package and the code that only draws a figure are left out. Scripts do not run: in
-place of what is interactive stands what its page shows without them.
+What is folded on the screen: long listings are shown, and so are answers, below their questions.
+Solutions stand at the end of their chapter, so that nobody reads one by accident; exercise and
+solution name each other's page. The cell that installs the package and the code that only draws a
+figure are left out. Scripts do not run: in place of what is interactive stands what its page shows
+without them.
 """
 
 import argparse
@@ -38,7 +39,7 @@ NAME = "densenet-step-by-step.pdf"
 # Not on paper: what runs, what is clicked, links to a heading beside it, set-up, code of figures.
 LEFT_OUT = (
     "script, style, button, template, a.headerlink, .only-dark, .toctree-wrapper, .with-scripts, "
-    ".actions, [hidden], details.hide > summary"
+    ".actions, .term-entry, [hidden], details:is(.hide, .answer) > summary"
 )
 # Code has an element for each word; those that have no colour of their own would only weigh.
 PLAIN = [f".highlight span.{name}" for name in ("n", "nn", "nx", "p", "w")]
@@ -104,7 +105,7 @@ class Page:
         self.ids = {element["id"] for element in self.article.select("[id]")}
         for element in self.article.select(LEFT_OUT):
             element.decompose()
-        for element in self.article.select(f"noscript, {', '.join(PLAIN)}"):
+        for element in self.article.select(f"noscript, details.answer, {', '.join(PLAIN)}"):
             element.unwrap()
         for cell in self.article.select(".cell"):
             fold = cell.find("details", class_="hide", recursive=False)

@@ -217,7 +217,7 @@ def test_no_heading_is_the_last_thing_on_its_page(paper, reader, looks):
 def test_what_is_folded(texts, starts):
     text = words(" ".join(texts))
     # Set-up and buttons are left out; a long listing is whole.
-    for hidden in "find_spec", "Show the s", "Hide ", "Cut these four":
+    for hidden in "find_spec", "Show the ", "Hide the ", "Cut these four":
         assert hidden not in text
     assert "class DenseNet(nn.Module)" in text
     # A solution stands behind all exercises of its chapter.
