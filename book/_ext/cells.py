@@ -178,8 +178,9 @@ class Answers(SphinxTransform):
     """Put what answers a Predict behind a button: what the cells directly after it print and draw.
 
     The code of the first of them stays in view, since the question is what it does. The paragraph
-    after them says the answer in words, and goes with them. Where no cell answers, a paragraph does
-    that begins with "The answer is".
+    after them says the answer in words, and goes with them, as does what belongs to it: a list or
+    formula that it announces, what is said of a formula, what to look for in the figure. Where no
+    cell answers, a paragraph does that begins with "The answer is".
     """
 
     default_priority = 871  # the callouts have their names
@@ -188,7 +189,7 @@ class Answers(SphinxTransform):
         for card in [*self.document.findall(is_predict)]:
             following = card.parent.children[card.parent.index(card) + 1 :]
             found, place = Answer(), None
-            for node, after in itertools.pairwise([*following, None]):
+            for node in following:
                 if is_cell(node) and found.children:
                     found.append(taken(node))
                 elif is_cell(node):
@@ -202,12 +203,23 @@ class Answers(SphinxTransform):
                     answers = found.children or node.astext().startswith("The answer is")
                     if isinstance(node, nodes.paragraph) and answers:
                         place = place or card
-                        found.append(taken(node))
-                        if node.astext().endswith(":") and after is not None:
-                            found.append(taken(after))
+                        for each in said(following[following.index(node) :]):
+                            found.append(taken(each))
                     break
             if found.children:
                 place.parent.insert(place.parent.index(place) + 1, found)
+
+
+def said(following):
+    """The first of some nodes, a paragraph, and those behind it that belong to it."""
+    count = 1
+    for before, node in itertools.pairwise(following):
+        announced = isinstance(before, nodes.paragraph) and before.astext().endswith(":")
+        of_formula = isinstance(before, nodes.math_block) and isinstance(node, nodes.paragraph)
+        if not (announced or of_formula or node.astext().startswith("What to look for.")):
+            break
+        count += 1
+    return following[:count]
 
 
 def taken(node):

@@ -54,6 +54,11 @@ class ReadingTime(SphinxTransform):
         text = f"{minutes(path)} minutes to read: {words:,} words, {lines:,} lines of code"
         paragraph = nodes.paragraph(text, text, classes=["reading-time"])
         title.parent.insert(title.parent.index(title) + 1, paragraph)
+        # In Colab and on GitHub the first cell says it.
+        for text in [*title.parent.findall(nodes.Text)]:
+            if (rest := re.sub(r" Reading takes about \d+ minutes\.", "", text)) != text:
+                text.parent.replace(text, nodes.Text(rest))
+                return
 
 
 def setup(app):

@@ -11,9 +11,11 @@ import terms
 #: Not in the text: outputs, drawings, and what a reader has not unfolded.
 NO_TEXT = ".headerlink, .cell_output, .cell, svg, img, script, style, noscript, form, nav, button"
 NO_TEXT += ", details, table, pre, dl.glossary, .citation-list"
-#: Words of these count, but are not shown: code that is in view or folded for its length, tables.
+#: What a Predict hides in words. That counts, too, and is not shown.
+ANSWERS = "details.answer > :is(p, ul, ol)"
+#: So do words of these: code that is in view or folded for its length, and tables.
 WORDS = ".cell:not(.tag_hide-input) .cell_input pre, .cell.long .cell_input pre"
-WORDS += ", pre:not(.cell pre), table"
+WORDS += f", pre:not(.cell pre), table, {ANSWERS}"
 
 
 def plain(element):
@@ -47,11 +49,12 @@ def sections(app, docname):
             continue  # a part of the one around it
         heading = heading.extract().select_one(".sig-name") or heading
         own = words(section.select(WORDS))
+        hidden = words(section.select(f"{ANSWERS} strong"))
         for element in section.select(NO_TEXT):
             element.decompose()
         for formula in section.select("div.math"):
             formula.string = "…"
-        bold = words(section.select("strong"))
+        bold = f"{words(section.select('strong'))} {hidden}".strip()
         top = section.find_parent("section") is None
         where = address if top else f"{address}#{anchor}"
         found.append([where, title, "" if top else plain(heading), plain(section), bold, own])

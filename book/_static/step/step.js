@@ -187,7 +187,7 @@
       return `<div class="step-group step-source-${source} ${state}" role="img" aria-label="${name}: ${count} maps${size ? `, ${size}` : ""}">
         <span class="step-name" aria-hidden="true">${name}${state.includes("step-new") ? " (new)" : ""}</span>
         <span class="step-maps">${"<canvas></canvas>".repeat(count)}</span>${
-          size ? `<span class="step-size" aria-hidden="true">${size.replace(" thousandths", " · 10⁻³")}</span>` : ""}</div>`;
+          size ? `<span class="step-size" aria-hidden="true">${size}</span>` : ""}</div>`;
     }
 
     /** All channels of `values` by source, as groups. */
@@ -330,7 +330,7 @@
         const row = (title, values) => `<div><p>${title}, ${size(values)}</p><div class="step-row">${
           this.group(taker, values, { most, state: taker ? "step-few" : "" })}</div></div>`;
         const from = givers.filter(reader => reader > taker).map(reader => row(`From ${readerName(network, reader)}`, of(passed[reader], taker)));
-        stage = `<div class="step-givers">${from.join("")}${from.length > 1 ? row("<b>The sum</b>", of(arrived, taker)) : ""}</div>`;
+        stage = `<div class="step-givers">${from.join("")}${from.length > 1 ? row("<b>Added up, map by map</b>", of(arrived, taker)) : ""}</div>`;
       } else {
         const reader = kind === "start" ? count + 1 : layer;
         stage = `<p>What ${readerName(network, reader)} passes to each source:</p><div class="step-row">${
@@ -338,7 +338,7 @@
       }
       this.find("stage").innerHTML = stage;
       this.find("note").innerHTML = `A map's gradient says how the score would change if a pixel of it were larger: <i class="step-plus"></i> up,
-        <i class="step-minus"></i> down. All maps of a step have one scale; numbers are mean absolute values. PyTorch runs this by itself: the marked code, read backwards.`;
+        <i class="step-minus"></i> down. All maps of a step have one scale; numbers are means of absolute values, so those of several readers do not add up. PyTorch runs this by itself: the marked code, read backwards.`;
     }
 
     /** The listing, with what runs now marked. */
