@@ -159,14 +159,13 @@ class DenseNet(nn.Module):
 
         The new layer is in the same mode as the network, training or evaluation.
         """
-        weight = next(self.features.parameters())
+        classifier: nn.Module = nn.Identity()
+        if num_classes > 0:
+            weight = next(self.features.parameters())
+            classifier = nn.Linear(self.num_features, num_classes).to(weight)
+            nn.init.zeros_(classifier.bias)
+        self.classifier = classifier.train(self.training)
         self.num_classes = num_classes
-        if num_classes == 0:
-            self.classifier = nn.Identity().train(self.training)
-            return
-        linear = nn.Linear(self.num_features, num_classes).to(weight)
-        nn.init.zeros_(linear.bias)
-        self.classifier = linear.train(self.training)
 
     def intermediate_features(
         self, x: Tensor, parts: Sequence[str | int] | None = None

@@ -113,7 +113,9 @@ def test_features_classes_and_the_classifier():
     assert pooled.shape == (2, model.num_features)
     torch.testing.assert_close(model.classifier(pooled), model(images()))
 
-    model.reset_classifier(3)
+    model.eval().reset_classifier(3)
+    assert not model.classifier.training
+    model.train()
     assert model.num_classes == 3 and model(images()).shape == (2, 3)
     model.double().reset_classifier(4)
     assert model(images().double()).dtype == torch.float64

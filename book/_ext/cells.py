@@ -216,6 +216,8 @@ def said(following):
     for before, node in itertools.pairwise(following):
         announced = isinstance(before, nodes.paragraph) and before.astext().endswith(":")
         of_formula = isinstance(before, nodes.math_block) and isinstance(node, nodes.paragraph)
+        if isinstance(node, (nodes.section, nodes.block_quote)):
+            break
         if not (announced or of_formula or node.astext().startswith("What to look for.")):
             break
         count += 1

@@ -12,7 +12,9 @@ from sphinx.transforms import SphinxTransform
 NOT_MEASURED = "not measured yet"
 # The address of the first page, which differs from page to page, and the button before the title.
 HOME = re.compile(r'<a class="navbar-brand logo" href="([^"]*)"')
-BUTTON = re.compile(r'(<button class="sidebar-toggle primary-toggle.*?</button>)(?!<a)', re.DOTALL)
+BUTTON = re.compile(
+    r'(<button class="sidebar-toggle primary-toggle(?:(?!</button>).)*</button>)(?!<a)', re.DOTALL
+)
 
 
 class Unmeasured(SphinxTransform):

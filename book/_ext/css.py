@@ -7,7 +7,7 @@ WHOLE = r"/\*.*?\*/|\"(?:[^\"\\]|\\.)*\"|'(?:[^'\\]|\\.)*'|url\([^\"')][^)]*\)"
 TOKEN = re.compile(rf"(?P<whole>{WHOLE})|[{{}};]", re.DOTALL)
 COMMENT = re.compile(r"/\*.*?\*/", re.DOTALL)
 COMMA = re.compile(r",(?![^()]*\))")
-CLASS = re.compile(r"\.(-?[A-Za-z_][\w-]*)")
+CLASS = re.compile(r"\.(-?(?:[A-Za-z_]|\\.)(?:[\w-]|\\.)*)")
 NESTING = ("@media", "@supports", "@container", "@layer")
 
 

@@ -9,6 +9,7 @@ import itertools
 import json
 import posixpath
 import re
+import sys
 from pathlib import Path
 
 from bs4 import BeautifulSoup
@@ -16,9 +17,13 @@ from docutils import nodes
 from sphinx import addnodes
 from sphinx.transforms.post_transforms import SphinxPostTransform
 
+sys.path.append(str(Path(__file__).parent))
+import cells
+
 GLOSSARY, REFERENCES = "book/appendix/glossary", "book/appendix/references"
-#: Nothing in these becomes a link.
+#: Nothing in these becomes a link. What is closed may stay closed: a later use gets the link.
 LEFT_ALONE = (
+    cells.Answer,
     nodes.title,
     nodes.literal,
     nodes.literal_block,

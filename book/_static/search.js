@@ -108,7 +108,7 @@ function meanings(text, words) {
 function search(text) {
   const all = [...new Set(split(text))];
   const things = all.filter((word) => !DOING.has(word));
-  const words = things.length ? things : all;
+  const words = (things.length ? things : all).slice(0, 32);
   if (!words.length) return { entries: [], sections: [], stems: new Set() };
   const entries = meanings(text, words);
   const [term] = entries;
@@ -118,7 +118,7 @@ function search(text) {
   // DenseLayer is a dense layer.
   if (/\p{Ll}\p{Lu}/u.test(text)) variants.push(split(text.replace(/(?<=\p{Ll})(?=\p{Lu})/gu, " ")));
   // A name with underscores is meant as it is.
-  const names = (text.match(/\w+_\w+/g) ?? []).map((name) => split(name, true).pop()).map(stem);
+  const names = (text.match(/\w+_\w+/g) ?? []).flatMap((name) => split(name, true).slice(-1)).map(stem);
   const sections = index
     .map((section) => {
       let points = Math.max(score(section, words, term?.form ?? ""), ...variants.map((variant) => score(section, variant, "")));
@@ -160,8 +160,9 @@ function snippet(text, stems) {
   return marked((best ? "… " : "") + part, stems);
 }
 
-function message(text, count) {
-  if (!text.trim()) return "";
+function message(query, count) {
+  const text = query.trim().length > 80 ? `${query.trim().slice(0, 80)} …` : query.trim();
+  if (!text) return "";
   if (!count) return `Nothing was found for “${text}”. Try fewer words, or another word for the same thing.`;
   if (count > SHOWN) return `${count} sections found for “${text}”, of which these are the best ${SHOWN}:`;
   return `${count} ${count > 1 ? "sections" : "section"} found for “${text}”:`;

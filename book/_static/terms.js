@@ -14,7 +14,11 @@
     const script = document.createElement("script");
     script.src = `${root}_static/terms-entries.js`;
     script.onload = done;
-    script.onerror = failed;
+    script.onerror = (error) => {
+      loading = undefined; // the next time again
+      script.remove();
+      failed(error);
+    };
     document.head.append(script);
   }));
 
@@ -58,13 +62,13 @@
     if (pointerType !== "mouse") return;
     const link = target.closest(MARKED);
     if (entry.contains(target)) clearTimeout(timer);
-    else if (link) later(150, () => show(link, clientX, clientY));
+    else if (link) later(150, () => show(link, clientX, clientY).catch(hide));
     else if (![shown, ...entry.children].includes(document.activeElement)) later(300, hide);
   });
   document.addEventListener("focusin", ({ target }) => {
     const link = target.closest(MARKED);
     if (quiet || entry.contains(target)) return;
-    if (link?.matches(":focus-visible")) show(link);
+    if (link?.matches(":focus-visible")) show(link).catch(hide);
     else if (link !== shown) hide();
   });
   document.addEventListener("pointerdown", ({ target, pointerType }) => {

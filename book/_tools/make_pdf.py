@@ -33,7 +33,7 @@ from playwright.sync_api import sync_playwright
 from pypdf import PdfReader
 
 ROOT = Path(__file__).resolve().parents[2]
-SITE = ROOT / "_build" / "html"
+SITE = (ROOT / "_build" / "html").resolve()
 NAME = "densenet-step-by-step.pdf"
 
 # Not on paper: what runs, what is clicked, links to a heading beside it, set-up, code of figures.

@@ -9,10 +9,10 @@ weights that stand there are kept, so that the rest can be made anew on any mach
 trains others, in a minute.
 """
 
+import argparse
 import ast
 import base64
 import json
-import sys
 
 import notebooks
 import numpy as np
@@ -113,7 +113,9 @@ def script(model):
 
 
 if __name__ == "__main__":
-    fresh = "--train" in sys.argv[1:]
-    made = script(trained(data.load_dataset("fashion-mini")) if fresh else stored())
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--train", action="store_true", help="train the weights anew")
+    train = parser.parse_args().train
+    made = script(trained(data.load_dataset("fashion-mini")) if train else stored())
     files.write(TARGET, made)
     print(f"{TARGET}: {len(made):,} bytes")

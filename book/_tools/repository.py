@@ -40,6 +40,8 @@ def replacements(old, new):
     return [
         (re.compile(rf"(github\.com/|/github/){repository}"), rf"\g<1>{owner}/{name}"),
         (re.compile(pages), f"{owner.lower()}.github.io/{name}"),
+        # As torch.hub takes it.
+        (re.compile(f'"{re.escape(f"{old_owner}/{old_name}")}"'), f'"{owner}/{name}"'),
     ]
 
 
@@ -62,7 +64,8 @@ def rewrite(root, url):
     config = yaml.safe_load(Path(root, "_config.yml").read_text(encoding="utf-8"))
     pairs = replacements(parse(config["repository"]["url"]), new)
     changed = []
-    for path in files(root):
+    # The old address is read from _config.yml: last, so that an interrupted run can be repeated.
+    for path in sorted(files(root), key=lambda path: path.name == "_config.yml"):
         try:
             text = before = path.read_text(encoding="utf-8")
         except UnicodeDecodeError:

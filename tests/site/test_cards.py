@@ -137,7 +137,9 @@ def test_paper_has_the_answers(browser, server, chapter):  # noqa: F811
         folds = tab.page.locator("details.answer").all()
         assert len(folds) >= 3
         for fold in folds:
-            assert not fold.locator("> summary").is_visible()
+            label = "e => getComputedStyle(e, '::after').content"
+            assert fold.locator("> summary").evaluate(label) == '"The answer"'
+            assert not fold.locator("> summary").inner_text()
             for output in fold.locator(".cell_output").all():
                 assert output.is_visible() and output.bounding_box()["height"] > 10
         # Solutions stay where they are.
@@ -242,6 +244,7 @@ def test_a_chapter_says_how_long_it_is(site, chapter):
     text = (site / "book" / f"{chapter}.html").read_text(encoding="utf-8")
     (line,) = re.findall(r"</h1>\s*<p class=\"reading-time\">([^<]*)</p>", text)
     assert line.startswith(f"{minutes} minutes to read: ")
+    assert "Reading takes about" not in text  # once is enough
     home = (site / "book" / "index.html").read_text(encoding="utf-8")
     card = re.search(rf'<a href="{chapter}\.html">.*?</li>', home, re.DOTALL)[0]
     assert f"{minutes} minutes" in card

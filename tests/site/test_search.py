@@ -127,6 +127,27 @@ def test_a_term_is_explained_above_the_sections(browser, base):  # noqa: F811
         tab.page.wait_for_url("**/glossary.html#term-growth-rate")
 
 
+@pytest.mark.parametrize(
+    "query", ["dense in_the", "___ layer", "(block", "<b>layer</b>", "\\ layer %"]
+)
+def test_signs_and_words_that_say_nothing_do_no_harm(browser, base, query):  # noqa: F811
+    with Tab(browser, base) as tab:
+        assert search(tab, base, query)
+
+
+def test_a_long_query_makes_no_page_wider(browser, server):  # noqa: F811
+    with Tab(browser, server, viewport={"width": 390, "height": 800}) as tab:
+        search(tab, server, "x" * 2000)
+        assert tab.page.evaluate("document.documentElement.scrollWidth") <= 390
+        assert len(tab.page.inner_text("#search-status")) < 200
+
+
+def test_what_an_answer_hides_is_found_and_not_shown(browser, base):  # noqa: F811
+    with Tab(browser, base) as tab:
+        first = search(tab, base, "vanishing gradient")[0]
+        assert first.startswith("1 · Why dense connections?")
+
+
 def test_it_says_in_words_that_nothing_is_found(browser, base):  # noqa: F811
     with Tab(browser, base) as tab:
         search(tab, base, "xyzzy <b>plugh")

@@ -170,6 +170,14 @@ def test_nothing_is_loaded_before_the_reader_starts_it(browser, base, site):
 # -------------------------------------------------------------------------- numbers and pictures
 
 
+def test_a_double_click_opens_one(browser, server):
+    with test_browser.Tab(browser, server) as tab:
+        tab.page.goto(server + BLOCK)
+        tab.page.dblclick(".step-start button")
+        tab.page.wait_for_selector(".step-said:not(:empty)")
+        assert tab.page.locator(".step").count() == 1
+
+
 def test_every_map_is_the_packages(opened, maps):
     trace = opened.evaluate(
         """() => {

@@ -22,6 +22,7 @@
     const [button, status] = start.children;
     button.textContent = place.dataset.part === "layer" ? "Step through the layer" : "Step through the block";
     button.addEventListener("click", async () => {
+      if (button.hasAttribute("aria-disabled")) return;
       button.setAttribute("aria-disabled", "true");
       status.textContent = "Loading …";
       try {

@@ -355,15 +355,25 @@ def _signed(maps: Tensor) -> Tensor:
     return (maps / most * 15 + 15).round().byte().movedim(0, 1).flatten(1)
 
 
+def _unchanged(start: Any, picture: Tensor) -> Tensor:
+    """What a copy of `start` makes of the first picture, in 64 bits: so every processor rounds to
+    the same drawing.
+    """
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # for dropout
+        return copy.deepcopy(start).cpu().double()(picture[:1].cpu().double())
+
+
 def _fit_the_block(block: Any, start: Any, picture: Tensor, layer: int) -> None:
     arguments.integer(1, len(block))("layer", layer)
+    if not picture.isfinite().all():
+        raise ValueError("picture must have finite numbers, got some that are nan or infinite")
     channels = sources_of(block)[0][1]
     try:
-        with torch.no_grad():
-            shape = copy.deepcopy(start).double()(picture[:1].double()).shape
+        shape = _unchanged(start, picture).shape
         fits = len(shape) == 4 and shape[1] == channels
-    except (RuntimeError, ValueError, TypeError, AttributeError):  # the reader's own module
-        fits = False
+    except (RuntimeError, ValueError, TypeError, AttributeError, LookupError, AssertionError):
+        fits = False  # the reader's own module
     if not fits:
         raise ValueError(
             f"start must turn picture into the {channels} channels that block reads, got "
@@ -384,10 +394,10 @@ def layer_at_work(block: DenseBlock, start: nn.Module, picture: Tensor, layer: i
     `start` turns the first picture of `picture`, (N, C, H, W), into what `block` reads. Nothing is
     changed, no running average either.
     """
-    # In 64 bits, so that every processor rounds to the same picture.
     layers: list[Any] = [copy.deepcopy(part).cpu().double() for part in block.values()]
-    with torch.no_grad():
-        pieces = [copy.deepcopy(start).cpu().double()(picture[:1].cpu().double())]
+    pieces = [_unchanged(start, picture)]
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # for dropout
         for each in layers[: layer - 1]:
             pieces.append(each(pieces))
         now = layers[layer - 1]
