@@ -40,6 +40,11 @@ def minutes(path):
     return max(5, 5 * round((words / WORDS + lines / LINES) / 5))
 
 
+def said_before(sentence):
+    """What is left of it, if anything goes on behind the minutes."""
+    return f" {sentence[1].upper()}" if sentence[1] else ""
+
+
 class ReadingTime(SphinxTransform):
     """Say under a chapter's title how long it is."""
 
@@ -56,7 +61,8 @@ class ReadingTime(SphinxTransform):
         title.parent.insert(title.parent.index(title) + 1, paragraph)
         # In Colab and on GitHub the first cell says it.
         for text in [*title.parent.findall(nodes.Text)]:
-            if (rest := re.sub(r" Reading takes about \d+ minutes\.", "", text)) != text:
+            rest = re.sub(r" Reading takes about \d+ minutes(?:\.|; (t)(?=he ))", said_before, text)
+            if rest != text:
                 text.parent.replace(text, nodes.Text(rest))
                 return
 
