@@ -12,11 +12,12 @@ import re
 import sys
 from pathlib import Path
 
-import yaml
 from markdown_it import MarkdownIt
 from sphinx.errors import ExtensionError
 
-sys.path.append(str(Path(__file__).resolve().parent))
+HERE = Path(__file__).resolve().parent
+sys.path += [str(HERE), str(HERE.parent / "_tools")]
+import contents
 import reading
 import thumbnails
 
@@ -81,9 +82,7 @@ def measured(root):
 
 def chapters(root):
     """Title, question, minutes and needs of each chapter in `_toc.yml`."""
-    toc = yaml.safe_load(Path(root, "_toc.yml").read_text(encoding="utf-8"))
-    files = [entry["file"] for part in toc["parts"] for entry in part["chapters"]]
-    return [chapter(root, file) for file in files if re.match(r"book/\d\d_", file)]
+    return [chapter(root, file) for file in contents.pages(root) if re.match(r"book/\d\d_", file)]
 
 
 def chapter(root, file):

@@ -12,15 +12,19 @@ import functools
 import importlib
 import inspect
 import re
+import sys
+import typing
 from dataclasses import dataclass
 from pathlib import Path
 
 import nbformat
-import yaml
 from sphinx import addnodes
 from sphinx.errors import ExtensionError
 from sphinx.pycode import ModuleAnalyzer
 from sphinx.util.nodes import make_refnode
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "_tools"))
+import contents
 
 import densenet_tutorial
 from densenet_tutorial.check.engine import Question
@@ -29,6 +33,8 @@ PACKAGE = densenet_tutorial.__name__
 MARK = re.compile(r"<!-- *reference: *([\w.]+)((?: +\w+)*) *-->")
 LINK = re.compile(rf"\(appendix/api\w*\.md#({PACKAGE}[\w.]*)\)")
 SIGNATURE = re.compile(r'(?<=<dt class="sig sig-object py").*?(?=</dt>)', re.DOTALL)
+#: Type variables, and types with arguments.
+TYPES = (typing.TypeVar, type(list[int]))
 #: A value that is longer is left out.
 LONGEST_VALUE = 80
 
@@ -97,13 +103,8 @@ def public_names(module):
     return getattr(there, "__all__", None) or [
         name
         for name in defined(module)
-        if not name.startswith("_") and not isinstance(getattr(there, name), typing_things())
+        if not name.startswith("_") and not isinstance(getattr(there, name), TYPES)
     ]
-
-
-def typing_things():
-    """The classes of type variables and of types with arguments."""
-    return type(list[int]), type(importlib.import_module("typing").TypeVar("T"))
 
 
 def entry(module, name):
@@ -129,17 +130,11 @@ def entry(module, name):
     return Entry(f"{module}.{name}", thing, directive, home, line, comment)
 
 
-def toc_files(root):
-    """Every page of the book, in order."""
-    text = Path(root, "_toc.yml").read_text(encoding="utf-8")
-    return re.findall(r"'file': '([^']+)'", str(yaml.safe_load(text)))
-
-
 def pages(root):
     """The pages of the reference, in order, and their marks."""
     return {
         page: MARK.findall(Path(root, f"{page}.md").read_text(encoding="utf-8"))
-        for page in toc_files(root)
+        for page in contents.pages(root)
         if page.startswith("book/appendix/api")
     }
 
@@ -171,7 +166,8 @@ def all_entries(root):
 
 def chapters(root):
     """The chapters of `_toc.yml`, by number."""
-    return {int(m[1]): file for file in toc_files(root) if (m := re.match(r"book/(\d\d)_", file))}
+    found = ((re.match(r"book/(\d\d)_", file), file) for file in contents.pages(root))
+    return {int(number[1]): file for number, file in found if number}
 
 
 def known_by(tree):

@@ -10,7 +10,6 @@ import hashlib
 import html
 import io
 import re
-import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -23,6 +22,7 @@ sys.path += [
     str(Path(__file__).resolve().parent),
     str(Path(__file__).resolve().parents[1] / "_ext"),
 ]
+import chromium
 import home
 import notebooks
 import thumbnails
@@ -93,7 +93,7 @@ def picture(tab, folder, site, words, svg):
     heading, text = map(html.escape, words)
     static = (ROOT / "book" / "_static").as_uri()
     look = {"static": static, "width": WIDTH, "height": HEIGHT}
-    page = PAGE.format(title=heading, text=text, drawing=svg, site=site, **look)
+    page = PAGE.format(title=heading, text=text, drawing=svg, site=html.escape(site), **look)
     file = Path(folder, "card.html")
     file.write_text(page, encoding="utf-8")
     tab.goto(file.as_uri())
@@ -112,8 +112,7 @@ def picture(tab, folder, site, words, svg):
 def main():
     numbers, cards = home.measured(ROOT), pages()
     with sync_playwright() as play, tempfile.TemporaryDirectory() as folder:
-        chromium = shutil.which("chromium") or shutil.which("google-chrome")
-        browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        browser = chromium.launch(play)
         tab = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
         for name, words in cards.items():
             site = "" if name == "index" else cards["index"][0]

@@ -18,19 +18,22 @@ import copy
 import html
 import os
 import re
-import shutil
 import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
 from urllib.parse import unquote, urldefrag
 
+import chromium
+import contents
 import yaml
 from bs4 import BeautifulSoup
 from fontTools.ttLib import TTFont
 from fontTools.varLib import instancer
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import Error, sync_playwright
 from pypdf import PdfReader
+
+from densenet_tutorial.utils import files
 
 ROOT = Path(__file__).resolve().parents[2]
 SITE = (ROOT / "_build" / "html").resolve()
@@ -72,22 +75,6 @@ FIT = """
   }
 }
 """
-
-
-def toc():
-    """Pages by the part of the book that they are in: pairs of a caption and names, root first."""
-    content = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
-
-    def names(entries):
-        for entry in entries:
-            if "file" in entry:
-                yield entry["file"]
-            yield from names([*entry.get("sections", []), *entry.get("chapters", [])])
-
-    parts = content.get("parts") or [{"chapters": content.get("chapters", [])}]
-    yield "", [content["root"]]
-    for part in parts:
-        yield part.get("caption", ""), list(names(part["chapters"]))
 
 
 class Page:
@@ -191,7 +178,7 @@ def addresses(page, pages, site, web):
                 element[name] = URL.sub(lambda match: f"url(#{unique(match[1])})", value)
 
 
-def contents(parts):
+def table_of_contents(parts):
     """The table of contents: parts, chapters, and their sections."""
     lines = ['<nav class="book-contents"><h1>Contents</h1><div>']
     for caption, pages in parts:
@@ -259,7 +246,7 @@ def combine(site, folder):
     """Write the whole book as one page into `folder`; return its path."""
     folder.mkdir(parents=True, exist_ok=True)
     config = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
-    parts = [(caption, [Page(name, site) for name in names]) for caption, names in toc()]
+    parts = [(caption, [Page(name, site) for name in names]) for caption, names in contents.parts()]
     pages = [page for _, found in parts for page in found]
     for page in pages:
         solutions_last(page)
@@ -290,7 +277,7 @@ def combine(site, folder):
             "</style></head><body>",
             '<main class="bd-main"><div class="bd-content"><div class="bd-article-container">',
             first,
-            contents(parts),
+            table_of_contents(parts),
             *articles,
             "</div></div></main></body></html>",
         ]
@@ -334,12 +321,8 @@ numbers => {
 
 def print_book(book, target, scheme):
     """Print a combined page into the file `target`, with page numbers wherever it names pages."""
-    found = map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))
-    path = next(filter(None, found), None)
-    if path is None:
-        raise OSError("Chromium prints the book, and is not here: apt-get install chromium")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        browser = chromium.launch(playwright)
         # As wide and as high as what is printed on a page: A4 without the margins of make_pdf.css.
         tab = browser.new_page(viewport={"width": 658, "height": 971}, color_scheme=scheme)
         tab.set_default_timeout(300_000)  # a slow machine
@@ -360,13 +343,15 @@ def make(site, target, scheme="light"):
 
     `scheme` is what the system likes, "light" or "dark": paper is white in either.
     """
-    book = combine(site, ROOT / "_build" / "pdf")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
-        pdf = Path(scratch, target.name)
+    chromium.find()  # before the work
+    folder = ROOT / "_build" / "pdf"
+    book = combine(site, folder)
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        pdf = Path(scratch, "book.pdf")
         print_book(book, pdf, scheme)
         count = len(PdfReader(pdf).pages)
-        os.replace(pdf, target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        files.write(target, pdf.read_bytes())
     return count
 
 
@@ -376,7 +361,7 @@ LINK = re.compile(r'\s*<p class="pdf">.*?</p>', re.DOTALL)
 def add_links(site, pdf, count):
     """Let every page of the book have a link to the PDF in its footer, the first one at its top."""
     size = f"{count} pages, {pdf.stat().st_size / 1e6:.0f} MB"
-    names = [name for _, found in toc() for name in found]
+    names = contents.pages()
     for name in names:
         page = site / f"{name}.html"
         address = os.path.relpath(pdf, page.parent)
@@ -388,10 +373,7 @@ def add_links(site, pdf, count):
         for place in places:
             start = text.index("</div>", text.index(place))
             text = text[:start].rstrip() + link + "\n" + text[start:]
-        with tempfile.NamedTemporaryFile("w", dir=page.parent, delete=False, encoding="utf-8") as f:
-            f.write(text)
-        os.chmod(f.name, 0o644)
-        os.replace(f.name, page)
+        files.write(page, text.encode())
 
 
 def main(arguments=None):
@@ -402,7 +384,7 @@ def main(arguments=None):
         sys.exit("make_pdf: there is no site in _build/html: type `make book` first")
     try:
         count = make(SITE, target)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, Error) as error:
         sys.exit(f"make_pdf: {error}")
     if target == SITE / NAME:
         add_links(SITE, target, count)

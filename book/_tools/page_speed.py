@@ -11,13 +11,13 @@ import argparse
 import functools
 import gzip
 import http.server
-import shutil
 import statistics
 import sys
 import threading
 from dataclasses import dataclass
 from pathlib import Path
 
+import chromium
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import sync_playwright
 
@@ -200,13 +200,12 @@ def main(arguments=None):
     if not (SITE / "index.html").is_file():
         sys.exit("page_speed: there is no site in _build/html: type `make book` first")
     handler = functools.partial(Compressing, directory=SITE)
-    browser_path = shutil.which("chromium") or shutil.which("google-chrome")
     with (
         http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server,
         sync_playwright() as playwright,
     ):
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        browser = playwright.chromium.launch(executable_path=browser_path, args=["--no-sandbox"])
+        browser = chromium.launch(playwright)
         figures = []
         for page in options.page or pages(SITE):
             base = f"http://127.0.0.1:{server.server_port}/"

@@ -6,6 +6,7 @@ import ast
 import csv
 import re
 
+import contents
 import execute
 import nbformat
 import notebooks
@@ -50,18 +51,12 @@ def text_of(outputs):
         yield from (str(v) for k, v in output.get("data", {}).items() if k.startswith("text/"))
 
 
-def toc_files():
-    """Every page that _toc.yml names, the root included."""
-    toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
-    return [toc["root"], *re.findall(r"'file': '([^']+)'", str(toc))]
-
-
 def test_there_are_chapters():
     assert len(CHAPTERS) >= 6
 
 
 def test_the_table_of_contents_names_every_chapter_and_nothing_else():
-    named = toc_files()
+    named = contents.pages()
     assert {str(path.relative_to(ROOT).with_suffix("")) for path in CHAPTERS} <= set(named)
     missing = [n for n in named if not list(ROOT.glob(f"{n}.ipynb")) + list(ROOT.glob(f"{n}.md"))]
     assert not missing

@@ -1,10 +1,9 @@
 """The built site, for tests of its pages and for tests in a browser."""
 
-import re
 from pathlib import Path
 
+import contents
 import pytest
-import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 SITE = ROOT / "_build" / "html"
@@ -12,8 +11,7 @@ SITE = ROOT / "_build" / "html"
 
 def toc_files():
     """Every page that _toc.yml names, the root first."""
-    toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
-    return [toc["root"], *re.findall(r"'file': '([^']+)'", str(toc))]
+    return contents.pages(ROOT)
 
 
 def pytest_generate_tests(metafunc):

@@ -283,3 +283,10 @@ def test_the_tool_says_what_is_missing(monkeypatch, tmp_path):
     with pytest.raises(SystemExit, match="there is no site in _build/html: type `make book`"):
         make_pdf.main([str(tmp_path / "book.pdf")])
     assert not (tmp_path / "book.pdf").exists()
+
+
+def test_without_chromium_it_says_so_before_it_works(monkeypatch, site, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SystemExit, match="make_pdf: this needs Chromium, which is not here"):
+        make_pdf.main([str(tmp_path / "book.pdf")])
+    assert not list(tmp_path.iterdir())
