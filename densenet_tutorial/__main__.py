@@ -767,12 +767,16 @@ def _claims(options: argparse.Namespace) -> None:
             data=options.data,
             progress=not options.quiet,
         )
+    failed = False
     for name, rows in found.items():
         missing = claims.missing(name, rows, full=options.full, data=options.data)
-        if missing:  # there was no time for all, or something failed
+        if missing:  # there was no time for all, or something failed, and standard error says why
             print(f"{name}: not decided: {missing} units are missing")
+            failed |= options.seconds is None
         else:
             print(f"{name}: {claims.verdict(name, rows)}")
+    if failed:
+        sys.exit(1)
 
 
 def _add_env(commands: Any) -> None:

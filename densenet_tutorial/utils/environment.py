@@ -64,6 +64,16 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
+@arguments.check(device=arguments.device)
+def machine(device: torch.device | str) -> str:
+    """What computes on `device`, and with which torch: in results, beside what was measured."""
+    there = torch.device(device)
+    name = f"{_processor()} ({torch.backends.cpu.get_cpu_capability()})"
+    if there.type == "cuda":
+        name = torch.cuda.get_device_name(there)
+    return f"{name}, torch {_version('torch')}"
+
+
 def summary_line() -> str:
     """Device and versions in one line, for the top of a notebook."""
     packages = " · ".join(

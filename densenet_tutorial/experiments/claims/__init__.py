@@ -110,6 +110,7 @@ def run(
                 "claim": plans.CLAIMS[name][0],
                 "missing": missing(name, found[name], full=full, data=data),
                 "devices": dict(Counter(row["device"] for row in found[name])),
+                "machines": dict(Counter(row["machine"] for row in found[name])),
                 **plans.setting(scale),
             }
             figures = [

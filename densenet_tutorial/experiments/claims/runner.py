@@ -24,6 +24,7 @@ from tqdm import tqdm
 from densenet_tutorial.experiments.benchmarks import not_interrupted
 from densenet_tutorial.experiments.claims import costs, plans, trained
 from densenet_tutorial.experiments.claims.trained import Unit
+from densenet_tutorial.utils import environment
 
 Row = dict[str, Any]
 
@@ -45,8 +46,8 @@ def key(unit: Unit) -> str:
 class Store:
     """The finished units, by :func:`key`, in a folder or in memory.
 
-    A row says on which ``device`` it was measured. A folder may have rows of several, so that a run
-    can go on elsewhere; only times of another device are measured again.
+    A row says on which ``device`` and ``machine`` it was measured. A folder may have rows of
+    several, so that a run can go on elsewhere; only times of another one are measured again.
 
     Args:
         folder: where ``units.jsonl`` is; ``None`` for memory only.
@@ -59,9 +60,9 @@ class Store:
 
     def __init__(self, folder: Path | None, device: torch.device) -> None:
         self.rows: dict[str, Row] = {}
-        self.elsewhere: dict[str, Row] = {}  # times of other devices
+        self.elsewhere: dict[str, Row] = {}  # times of other machines
         self.path = None if folder is None else folder / "units.jsonl"
-        self.device = device.type
+        self.here = {"device": device.type, "machine": environment.machine(device)}
         if self.path is None:
             return
         try:
@@ -73,21 +74,22 @@ class Store:
         for number, line in enumerate(whole.splitlines(), start=1):
             try:
                 found = json.loads(line)
-                unit, result, where = found["unit"], found["result"], found["device"]
-                here = unit["kind"] != "timed" or where == self.device
+                unit, result = found["unit"], found["result"]
+                where = {name: found[name] for name in self.here}
+                here = unit["kind"] != "timed" or where == self.here
             except (ValueError, KeyError, TypeError) as error:
                 raise ValueError(f"{self.path} is damaged in line {number}: {error!r}") from None
             rows = self.rows if here else self.elsewhere
-            rows[key(unit)] = unit | result | {"device": where}
+            rows[key(unit)] = unit | result | where
         if torn:  # a line that was being written when the process was killed
             with self.path.open("r+b") as file:
                 file.truncate(len(data) - len(torn))
 
     def add(self, unit: Unit, result: dict[str, Any]) -> None:
         """Keep the result of a unit."""
-        self.rows[key(unit)] = unit | result | {"device": self.device}
+        self.rows[key(unit)] = unit | result | self.here
         if self.path is not None:
-            line = json.dumps({"unit": unit, "result": result, "device": self.device}) + "\n"
+            line = json.dumps({"unit": unit, "result": result, **self.here}) + "\n"
             with self.path.open("ab") as file:
                 file.write(line.encode())
                 file.flush()
@@ -132,9 +134,17 @@ def run_units(
     def in_time() -> bool:
         return end is None or time.monotonic() < end
 
+    def left_of(rows: list[Row]) -> list[Unit]:
+        units = {key(unit): unit for unit in wanted(rows)}
+        return [unit for k, unit in units.items() if k not in store.rows and k not in failed]
+
+    def work_left(units: list[Unit]) -> float:
+        """The cost of all that is left, what waits for learning rates included."""
+        assumed = [unit | {"test_accuracy": 0.0} for unit in units if unit.get("held_out")]
+        return sum(map(plans.cost, left_of([*store.rows.values(), *assumed])))
+
     def missing() -> list[Unit]:
-        units = {key(unit): unit for unit in wanted(list(store.rows.values()))}
-        left = [unit for k, unit in units.items() if k not in store.rows and k not in failed]
+        left = left_of(list(store.rows.values()))
         # Tuning first, then seed by seed, so that what is there when time is up has whole seeds;
         # and long units first, so that no process waits for another one at the end.
         return sorted(
@@ -156,7 +166,7 @@ def run_units(
         _pool(workers, str(device)) as pool,
     ):
         while (units := missing()) and in_time():
-            bar.total = bar.n + sum(map(plans.cost, units))
+            bar.total = bar.n + work_left(units)
             # Times are measured while nothing else runs, with all threads of this process.
             alone = [unit for unit in units if unit["kind"] == "timed"]
             results = itertools.chain(
