@@ -365,6 +365,7 @@ VALID = {
     "training.seeded": lambda: {"training": training.Training(**task())},
     "training.with_progress": lambda: {"training": training.Training(**task()), "progress": False},
     "utils.environment.device": dict,
+    "utils.environment.machine": lambda: {"device": "cpu"},
     "training.evaluation_mode": lambda: {"model": model()},
     "weights.adapt": lambda: {
         "weights": weights.read("fashion-mnist-small"),

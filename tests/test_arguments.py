@@ -602,6 +602,7 @@ TABLE = {
     "training.seeded": {"training": module()},
     "training.with_progress": {"training": module(), "progress": flag()},
     "utils.environment.device": {"name": optional(choice())},
+    "utils.environment.machine": {"device": [*choice(), "cuda:77"]},
     "training.evaluation_mode": {"model": module()},
     "weights.adapt": {
         "weights": [None, 3, "a", Foreign(), {}],

@@ -71,6 +71,136 @@ def accuracies():
         yield (*key, *costs, *spread, len(values))
 
 
+def spread(rows, value, *names):
+    """A line for each combination of the entries `names` of some rows: the mean of `value` over
+    them, the lowest and the highest, and how many they are.
+    """
+    yield (*names, "mean", "lowest", "highest", "seeds")
+    found = {}
+    for row in rows:
+        found.setdefault(tuple(row[name] for name in names), []).append(value(row))
+    for key, values in found.items():
+        numbers = (f"{pick(values):.2f}" for pick in (statistics.mean, min, max))
+        yield (*key, *numbers, len(values))
+
+
+def compared(name, kind="train"):
+    """The rows of a claim, without those that chose learning rates."""
+    return [r for r in claims.results(name) if r["kind"] == kind and not r.get("held_out")]
+
+
+def accuracy(row):
+    return 100 * row["test_accuracy"]
+
+
+def gradients():
+    """How many powers of ten the first fifth of the convolutions has more than the last."""
+
+    def difference(row):
+        fifth = max(1, len(row["norms"]) // 5)
+        first, last = row["norms"][:fifth], row["norms"][-fifth:]
+        return statistics.median(first) - statistics.median(last)
+
+    yield from spread(
+        [
+            row | {"weights": row["init"], "batch norm": norm, "steps": step, "norms": norms}
+            for row in compared("gradients", "gradients")
+            for norm in ["yes" if row["norm"] else "no"]
+            for step, norms in zip(row["moments"], row["log10_norms"], strict=True)
+            if step or "steps" not in row  # those that train begin as the others do
+        ],
+        difference,
+        *("weights", "batch norm", "steps", "layers", "family"),
+    )
+
+
+def reuse():
+    """Accuracy after all connections of an age or older were cut, or as many at random."""
+    yield from spread(
+        [
+            {"cut": cut, "connections": each["connections"], "accuracy": 100 * accuracy}
+            for row in compared("reuse", "cuts")
+            for each in row["cuts"]
+            for cut, accuracies in (
+                (f"age {each['age']} and above", [each["old"]]),
+                (f"as many as of age {each['age']} and above, at random", each["random"]),
+            )
+            for accuracy in accuracies
+        ],
+        lambda row: row["accuracy"],
+        *("cut", "connections"),
+    )
+
+
+def scales():
+    """Accuracy of a linear probe on each stage."""
+    yield from spread(
+        [
+            row | stage | {"stage": stage["name"]}
+            for row in compared("scales", "probes")
+            for stage in row["stages"]
+        ],
+        accuracy,
+        *("stage", "family", "channels"),
+    )
+
+
+def small_samples():
+    """Accuracy by the number of labels."""
+    rows = sorted(compared("small-samples"), key=lambda row: row["labels"])
+    yield from spread(rows, accuracy, "labels", "steps", "family")
+
+
+def memory():
+    """MiB for each picture, which are counted and have no spread."""
+    yield ("family", "layers", "k", "layers' mode", "equal in", "parameters", "MiB a picture")
+    for row in compared("memory", "held"):
+        mode = (row["mode"] or "plain") if row["family"] == "dense" else ""
+        size = f"{row['bytes_per_image'] / 2**20:.2f}"
+        equal = row.get("budget", "").replace("_", "-")
+        yield (
+            *(row["family"], row["layers"], row["growth_rate"], mode, equal),
+            *(f"{row['parameters']:,}", size),
+        )
+
+
+def times():
+    """Milliseconds of a call: the median of 20, and the middle half."""
+    yield ("task", "batch", "family", "k", "equal in", "multiply-adds", "ms", "from", "to")
+    for row in compared("time", "timed"):
+        for entry in row["times"]:
+            for task in ("predict", "train"):
+                low, middle, high = statistics.quantiles(entry[task], n=4)
+                yield (
+                    *(task, row["batch_size"], entry["family"], entry["growth_rate"]),
+                    (entry.get("budget") or "").replace("_", "-"),
+                    f"{entry['multiply_adds']:,}",
+                    *(f"{1000 * seconds:.2f}" for seconds in (middle, low, high)),
+                )
+
+
+def overfitting():
+    """Training minus test accuracy, in points."""
+
+    def regime(row):
+        if row.get("shuffled"):
+            return "shuffled labels"
+        if row.get("augment"):
+            return "crops, flips"
+        return "dropout 0.2" if row.get("drop_rate") else "as it is"
+
+    yield from spread(
+        [row | {"regime": regime(row)} for row in compared("overfitting")],
+        lambda row: 100 * (row["train_accuracy"] - row["test_accuracy"]),
+        *("regime", "family"),
+    )
+
+
+def choices():
+    """Accuracy of DenseNet with one factor changed."""
+    yield from spread(compared("choices"), accuracy, "variant", "parameters")
+
+
 def text(rows):
     """The rows as the content of a CSV file."""
     buffer = io.StringIO()
@@ -79,7 +209,18 @@ def text(rows):
 
 
 #: The content of each table, by the name of its file.
-FILES = {"claims.csv": verdicts, "claims-accuracy.csv": accuracies}
+FILES = {
+    "claims.csv": verdicts,
+    "claims-accuracy.csv": accuracies,
+    "claims-gradients.csv": gradients,
+    "claims-reuse.csv": reuse,
+    "claims-scales.csv": scales,
+    "claims-small-samples.csv": small_samples,
+    "claims-memory.csv": memory,
+    "claims-time.csv": times,
+    "claims-overfitting.csv": overfitting,
+    "claims-choices.csv": choices,
+}
 
 
 if __name__ == "__main__":
