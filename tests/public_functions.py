@@ -14,7 +14,7 @@ from PIL import Image
 from torch import nn
 
 from densenet_tutorial import DenseBlock, DenseNet, data, insight, training, weights
-from densenet_tutorial.experiments import benchmarks, speed
+from densenet_tutorial.experiments import benchmarks, claims, speed
 
 MODULES = (
     "densenet_tutorial",
@@ -145,8 +145,7 @@ def reuse():
 
 
 def rows_of_reuse():
-    cut = {"age": 2, "old": 0.5, "random": [0.6], "connections": 3}
-    return [{"kind": "cuts", "seed": 0, "test_accuracy": 0.9, "connections": 9, "cuts": [cut]}]
+    return claims.results("reuse")
 
 
 TITLES = {"title": "a title", "xlabel": "x", "ylabel": "y"}

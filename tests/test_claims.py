@@ -1,8 +1,10 @@
 """The claims: their units run, runs resume after a kill, and the rules say what they promise."""
 
 import json
+import math
 import multiprocessing
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -115,7 +117,7 @@ def test_a_unit_gives_the_same_result_again():
 def test_shared_units_are_measured_once_and_a_second_run_measures_nothing(tiny):
     folder, found = tiny
     lines = (folder / "units.jsonl").read_text(encoding="utf-8").splitlines()
-    assert len(lines) == len({runner.key(json.loads(line)["unit"]) for line in lines})
+    assert len(lines) == len({plans.key(json.loads(line)["unit"]) for line in lines})
     again = claims.run(output=folder, progress=False)
     assert again == found
     assert (folder / "units.jsonl").read_text(encoding="utf-8").splitlines() == lines
@@ -202,7 +204,7 @@ def test_a_unit_that_fails_is_reported_and_the_others_go_on():
         workers=2,
         progress=False,
     )
-    assert list(failed) == [runner.key(deadly)] and len(store.rows) == 2
+    assert list(failed) == [plans.key(deadly)] and len(store.rows) == 2
 
 
 def test_a_worker_that_is_killed_is_reported_and_the_others_go_on():
@@ -278,25 +280,88 @@ def test_committed_results_say_what_is_missing_and_are_decided_if_nothing_is(nam
     assert setting["missing"] > 0 or said.outcome != verdicts.NOT_DECIDED
 
 
-def test_too_few_seeds_decide_nothing():
-    rows = claims.results("parameters")
-    assert claims.verdict("parameters", rows).outcome != verdicts.NOT_DECIDED
-    for missing in (row for row in rows if row["seed"] == 3):  # one run of one network
-        said = claims.verdict("parameters", [row for row in rows if row is not missing])
-        assert str(said).startswith("not decided: with 4 of 5 seeds, at equal parameters")
+@pytest.mark.parametrize("name", NAMES)
+def test_with_a_unit_missing_no_claim_is_decided(name):
+    rows = claims.results(name)
+    decided = claims.verdict(name, rows)
+    assert decided.outcome != verdicts.NOT_DECIDED
+    order = random.Random(0).sample(rows, len(rows))
+    assert claims.verdict(name, order) == decided
+    for missing in order[:30]:
+        said = claims.verdict(name, [row for row in rows if row is not missing])
+        assert said.outcome == verdicts.NOT_DECIDED and " units are missing, such as {" in str(said)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_without_a_part_of_its_experiment_no_claim_is_decided(name):
     rows = claims.results(name)
-    fields = ("family", "budget", "variant", "mode", "kind", "augment", "shuffled", "init")
-    for field in fields:
-        values = {str(row.get(field)) for row in rows if not row.get("held_out")}
-        for value in values if len(values) > 1 else ():
-            some = [row for row in rows if str(row.get(field)) != value or row.get("held_out")]
-            if (field, value) in (("kind", "train"), ("augment", "None"), ("shuffled", "None")):
-                continue  # nearly all rows
+    held_out = any(row.get("held_out") for row in rows)
+    for field in sorted(set().union(*rows)):
+        values = {str(row.get(field)) for row in rows}
+        for value in values if 1 < len(values) < 20 else ():
+            some = [row for row in rows if str(row.get(field)) != value]
+            if held_out and not any(row.get("held_out") for row in some):
+                continue  # no learning rate was chosen
             assert claims.verdict(name, some).outcome == verdicts.NOT_DECIDED, (field, value)
+
+
+def test_rows_of_other_experiments_decide_nothing_and_change_nothing(tiny):
+    for name in ("parameters", "overfitting", "small-samples"):
+        rows = claims.results(name)
+        others = [row for row in claims.results("choices") if row["variant"] != "as in the paper"]
+        worse = [row | {"seed": row["seed"] + 100, "test_accuracy": 0.0} for row in rows]
+        said = claims.verdict(name, [*others, *worse, *rows])
+        assert said == claims.verdict(name, rows)
+        digits = [row | {"data": "fashion-mnist"} for row in tiny[1][name]]
+        assert claims.verdict(name, [*digits, *rows]) == said
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "changed", "words"),
+    [
+        (
+            "parameters",
+            "train",
+            {"test_accuracy": math.nan},
+            "'test_accuracy' from 0 to 1, got nan",
+        ),
+        ("choices", "train", {"test_accuracy": 81.0}, "'test_accuracy' from 0 to 1, got 81"),
+        ("overfitting", "train", {"train_accuracy": -0.1}, "'train_accuracy' from 0 to 1"),
+        ("choices", "train", {"parameters": 0}, "'parameters' above 0 and finite, got 0"),
+        ("gradients", "gradients", {"log10_norms": [[1.0, math.inf]]}, "'log10_norms' finite"),
+        ("gradients", "gradients", {"log10_norms": []}, "something in 'log10_norms'"),
+        ("memory", "held", {"bytes_per_image": -5}, "'bytes_per_image' above 0 and finite, got -5"),
+        ("time", "timed", {"times": [{"predict": [0.0]}]}, "'predict' above 0 and finite, got 0"),
+        ("reuse", "cuts", {"cuts": [{"old": 2.0}]}, "'old' from 0 to 1, got 2"),
+        ("scales", "probes", {"stages": [{"test_accuracy": "good"}]}, "'test_accuracy' a number"),
+        ("scales", "probes", {"stages": None}, "'stages' a number or several, got None"),
+        ("choices", "train", {"test_accuracy": True}, "'test_accuracy' a number"),
+    ],
+)
+def test_values_that_cannot_be_are_refused_in_words(name, kind, changed, words):
+    rows = claims.results(name)
+    at = next(i for i, row in enumerate(rows) if row["kind"] == kind and not row.get("held_out"))
+    with pytest.raises(ValueError, match=words):
+        claims.verdict(name, [*rows[:at], rows[at] | changed, *rows[at + 1 :]])
+
+
+def test_rows_without_a_value_twice_or_of_two_data_sets_are_refused_in_words():
+    rows = claims.results("choices")
+    for name in ("test_accuracy", "parameters"):
+        lacking = {key: value for key, value in rows[3].items() if key != name}
+        with pytest.raises(ValueError, match=f"rows must have '{name}' in each of kind 'train'"):
+            claims.verdict("choices", [*rows[:3], lacking, *rows[4:]])
+    with pytest.raises(ValueError, match="rows must have each unit once, got 2 of {"):
+        claims.verdict("choices", [*rows, rows[3] | {"test_accuracy": 0.1}])
+    with pytest.raises(ValueError, match="the same data set, got digits, fashion-mnist"):
+        claims.verdict("choices", [rows[0] | {"data": "digits"}, *rows])
+
+
+def test_regimes_are_told_apart_where_units_are_missing():
+    rows = claims.results("overfitting")
+    plain = [r for r in rows if not {"augment", "shuffled", "drop_rate", "held_out"} & r.keys()]
+    some = [row for row in rows if row not in plain]
+    assert claims.missing("overfitting", some, full=True) == len(plain) == 20
 
 
 def test_units_whose_learning_rate_is_not_chosen_are_missing():
@@ -527,8 +592,8 @@ def test_the_rule_for_choices():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_rows_that_are_not_enough_are_refused_in_words(name):
-    with pytest.raises(ValueError, match="rows must have"):
-        claims.verdict(name, [{"kind": "other"}])
+    with pytest.raises(ValueError, match=f"rows must have units of '{name}', got none in 1 rows"):
+        claims.verdict(name, [{"kind": "other", "data": "digits"}])
 
 
 # ------------------------------------------------------------------------------------ baselines

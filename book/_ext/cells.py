@@ -10,11 +10,16 @@ import re
 from docutils import nodes
 from myst_nb.sphinx_ import HideCodeCellNode
 from sphinx.transforms import SphinxTransform
+from sphinx.util import logging
+
+LOGGER = logging.getLogger(__name__)
 
 LONG = 40  # lines of code
 SHORT = 3  # so many lines are not worth a fold
 #: The bold word with which a block quote begins, and its class.
 CALLOUTS = {"Predict.": "predict", "Wrong on purpose.": "wrong", "Note.": "note"}
+#: A line behind an answer that is longer than it would seem.
+END = "<!-- end of the answer -->"
 #: Whose calls draw and do nothing else.
 DRAWING = {"figures", "plt"}
 PROGRESS = re.compile(r"\d+%\|.*\|")  # 42%|████      |
@@ -37,7 +42,7 @@ def split(source):
     if all(isinstance(each, (ast.Import, ast.ImportFrom)) for each in before):
         return [], lines
     first = calls[-1].lineno - 1
-    if len(lines) - first <= SHORT:
+    if len(lines) - first <= SHORT or (before and before[-1].end_lineno > first):
         return lines, []
     return lines[:first], lines[first:]
 
@@ -175,12 +180,13 @@ def depart_answer(self, node):
 
 
 class Answers(SphinxTransform):
-    """Put what answers a Predict behind a button: what the cells directly after it print and draw.
+    """Put what answers a Predict behind a button.
 
-    The code of the first of them stays in view, since the question is what it does. The paragraph
-    after them says the answer in words, and goes with them, as does what belongs to it: a list or
-    formula that it announces, what is said of a formula, what to look for in the figure. Where no
-    cell answers, a paragraph does that begins with "The answer is".
+    Without a mark, that is what the cells directly after it print and draw, and the paragraph after
+    them, which says it in words, with what belongs to that: a list or formula that it announces,
+    what is said of a formula, what to look for in the figure. Where no cell answers, a paragraph
+    does that begins with "The answer is". Where the answer is longer, the mark :data:`END` behind
+    it says so. The code of the first cell stays in view, since the question is what it does.
     """
 
     default_priority = 871  # the callouts have their names
@@ -188,35 +194,63 @@ class Answers(SphinxTransform):
     def apply(self):
         for card in [*self.document.findall(is_predict)]:
             following = card.parent.children[card.parent.index(card) + 1 :]
-            found, place = Answer(), None
-            for node in following:
-                if is_cell(node) and found.children:
-                    found.append(taken(node))
-                elif is_cell(node):
-                    output = node.children[-1]
-                    if output.get("nb_element") == "cell_code_output":
-                        place = node
-                        shell = nodes.container(classes=["cell"], nb_element="cell_answer")
-                        shell.append(taken(output))
-                        found.append(shell)
-                else:
-                    answers = found.children or node.astext().startswith("The answer is")
-                    if isinstance(node, nodes.paragraph) and answers:
-                        place = place or card
-                        for each in said(following[following.index(node) :]):
-                            found.append(taken(each))
-                    break
+            answer = answer_of([node for node in following if not is_unseen(node)])
+            found, place = Answer(), card
+            if any(map(is_cell, answer)):
+                while not is_cell(answer[0]):  # what is said before it
+                    answer.pop(0)
+                place, output = answer.pop(0), None
+                if place.children[-1].get("nb_element") == "cell_code_output":
+                    output = taken(place.children[-1])
+                if output is not None and output.children:
+                    shell = nodes.container(classes=["cell"], nb_element="cell_answer")
+                    shell.append(output)
+                    found.append(shell)
+            for node in answer:
+                found.append(taken(node))
             if found.children:
                 place.parent.insert(place.parent.index(place) + 1, found)
+            else:
+                LOGGER.warning("nothing answers this Predict", location=card)
+        for mark in [*filter(is_end, self.document.findall(nodes.raw))]:
+            taken(mark)
 
 
-def said(following):
+def is_unseen(node):
+    """Whether nothing of a node is to be seen; a mark is to be found."""
+    return isinstance(node, (nodes.Invisible, nodes.target)) and not is_end(node)
+
+
+def is_end(node):
+    return isinstance(node, nodes.raw) and node.astext().strip() == END
+
+
+def answer_of(following):
+    """Those of the nodes behind a Predict that answer it: the first ones."""
+    following = [
+        *itertools.takewhile(
+            lambda node: not (isinstance(node, nodes.section) or is_predict(node)), following
+        )
+    ]
+    for count, node in enumerate(following):
+        if is_end(node):
+            return following[:count]
+    cells = [*itertools.takewhile(is_cell, following)]
+    said = following[len(cells) :]
+    if not said or not isinstance(said[0], nodes.paragraph):
+        return cells
+    if not cells and not said[0].astext().startswith("The answer is"):
+        return []
+    return cells + with_what_belongs(said)
+
+
+def with_what_belongs(following):
     """The first of some nodes, a paragraph, and those behind it that belong to it."""
     count = 1
     for before, node in itertools.pairwise(following):
         announced = isinstance(before, nodes.paragraph) and before.astext().endswith(":")
         of_formula = isinstance(before, nodes.math_block) and isinstance(node, nodes.paragraph)
-        if isinstance(node, (nodes.section, nodes.block_quote)):
+        if isinstance(node, nodes.block_quote) or is_cell(node):
             break
         if not (announced or of_formula or node.astext().startswith("What to look for.")):
             break
@@ -234,4 +268,4 @@ def setup(app):
     app.add_node(Answer, html=(visit_answer, depart_answer))
     for transform in (Callouts, Folds, NoProgress, Answers):
         app.add_transform(transform)
-    return {"parallel_read_safe": True, "parallel_write_safe": True, "env_version": 2}
+    return {"parallel_read_safe": True, "parallel_write_safe": True, "env_version": 3}

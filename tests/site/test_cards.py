@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from docutils import nodes
+from docutils.utils import new_document
 from PIL import Image
 from test_browser import Tab, browser, server  # noqa: F401  (fixtures)
 
@@ -88,9 +90,9 @@ def test_the_paragraph_that_says_the_answer_is_hidden_too(browser, server):  # n
 def test_words_about_a_hidden_figure_are_with_it(browser, server):  # noqa: F811
     with Tab(browser, server) as tab:
         tab.page.goto(f"{server}book/10_claims_measured.html")
-        words = tab.page.get_by_text("In the first panel the plain network loses twelve powers")
+        words = tab.page.locator("details.answer p", has_text="In the first panel").first
         assert not words.is_visible()
-        tab.page.locator("details.answer > summary").first.click()
+        tab.page.locator("details.answer", has=words).locator("> summary").click()
         assert words.is_visible()
 
 
@@ -168,6 +170,65 @@ def test_a_callout_in_a_callout_is_a_card_of_its_own(browser, server):  # noqa: 
         assert wrong.evaluate("e => e.nextElementSibling.matches('blockquote.predict')")
 
 
+def a(kind):
+    """A node as a page has it behind a Predict."""
+    if kind in ("cell", "empty cell"):
+        cell = nodes.container(nb_element="cell_code")
+        cell += nodes.container("", nodes.Text("code"), nb_element="cell_code_source")
+        output = nodes.container(nb_element="cell_code_output")
+        if kind == "cell":
+            output += nodes.Text("output")
+        cell += output
+        return cell
+    special = {
+        "predict": nodes.block_quote(classes=["predict"]),
+        "wrong": nodes.block_quote(classes=["wrong"]),
+        "section": nodes.section(),
+        "list": nodes.bullet_list(),
+        "label": nodes.target(),
+        "comment": nodes.comment("", "of the author"),
+        "end": nodes.raw("", cells.END + "\n", format="html"),
+    }
+    return special.get(kind) or nodes.paragraph("", kind)
+
+
+@pytest.mark.parametrize(
+    ("following", "hidden"),
+    [
+        (["cell", "words", "more"], ["output", "words"]),
+        (["cell", "cell", "words:", "list", "more"], ["output", "codeoutput", "words:", ""]),
+        (["label", "comment", "cell", "label", "words"], ["output", "words"]),
+        (["cell", "words:", "cell", "more"], ["output", "words:"]),
+        (["cell", "wrong", "words"], ["output"]),
+        (["cell", "section"], ["output"]),
+        (["The answer is 3.", "more"], ["The answer is 3."]),
+        (["words", "more", "end", "other"], ["words", "more"]),
+        (["cell", "words", "wrong", "end", "other"], ["output", "words", ""]),
+        (["cell", "words", "cell", "end", "other"], ["output", "words", "codeoutput"]),
+        (["words", "cell", "more", "end", "other"], ["output", "more"]),
+        (["empty cell", "words"], ["words"]),
+        (["words"], []),
+        (["empty cell"], []),
+        (["predict", "cell", "words", "end"], []),
+        (["words", "section", "end"], []),
+    ],
+)
+def test_what_answers_is_hidden_and_nothing_else(following, hidden, monkeypatch):
+    page, warnings = new_document("page"), []
+    quote = nodes.block_quote("", nodes.paragraph("", "How many?"), classes=["predict"])
+    page += nodes.section("", quote, *map(a, following))
+    warn = lambda *words, location: warnings.append(location)
+    monkeypatch.setattr(cells.LOGGER, "warning", warn)
+    cells.Answers(page).apply()
+    folds = [node for node in quote.parent if isinstance(node, cells.Answer)]
+    if "predict" in following:  # the other one's
+        (fold,) = folds
+        assert quote.parent.index(fold) > 2
+        folds = []
+    assert [node.astext().replace("\n", "") for fold in folds for node in fold] == hidden
+    assert (quote in warnings) == (not hidden) and cells.END not in page.astext()
+
+
 def test_what_draws_is_told_from_what_computes():
     plot = 'figures.curves(\n    sizes,\n    title="T",\n    log_y=True,\n);'
     assert cells.split(plot) == ([], plot.split("\n"))
@@ -182,6 +243,7 @@ def test_what_draws_is_told_from_what_computes():
         "import torch",
         "figures = 3",
         "own.figures.curves(sizes)",
+        f"sizes = measure(); {plot}",
     ):
         assert cells.split(open_) == (open_.split("\n"), []), open_
 

@@ -23,6 +23,7 @@ from densenet_tutorial.experiments.claims.verdicts import (
     NOT_DECIDED,
     RULES,
     Verdict,
+    check_values,
     seeds,
 )
 from densenet_tutorial.utils import arguments, environment
@@ -101,8 +102,8 @@ def run(
     found = {}
     for name in names:
         units = plans.CLAIMS[name][1](scale, list(rows.values()))
-        done = [unit for unit in units if runner.key(unit) in rows]
-        found[name] = [rows[runner.key(unit)] for unit in done]
+        done = [unit for unit in units if plans.key(unit) in rows]
+        found[name] = [rows[plans.key(unit)] for unit in done]
         if folder is not None and done:
             command = f"python -m densenet_tutorial claims {name}{' --full' if full else ''}"
             command += "" if data is None else f" --data {data}"
@@ -143,16 +144,17 @@ def missing(name: str, rows: Sequence[Row], *, full: bool = False, data: str | N
     """The number of units of a claim that are not in `rows`, which are those of :func:`run`.
 
     Those whose learning rate has not been chosen yet count as well.
+
+    Args:
+        name: of :func:`list_claims`.
+        rows: what :func:`run` returned for this claim.
+        full: as for :func:`run`.
+        data: as for :func:`run`.
+
+    Raises:
+        ValueError: there is no such claim, or there are two rows of the same unit.
     """
-    plan, scale = plans.CLAIMS[name][1], plans.scale(full, data)
-    known = list(rows)
-
-    def absent(units: list[Row]) -> list[Row]:
-        return [unit for unit in units if not any(unit.items() <= row.items() for row in known)]
-
-    tuning = [unit for unit in absent(plan(scale, known)) if unit.get("held_out")]
-    assumed = [unit | {"test_accuracy": 0.0} for unit in tuning]
-    return len(absent(plan(scale, [*known, *assumed])))
+    return len(plans.measured(name, plans.scale(full, data), rows)[1])
 
 
 @arguments.check(name=one_of(plans.CLAIMS))
@@ -174,14 +176,31 @@ def results(name: str) -> list[Row]:
 def verdict(name: str, rows: Sequence[Row]) -> Verdict:
     """The verdict on a claim, by the rule in :mod:`verdicts`, from rows of :func:`run`.
 
+    It is decided only if every unit of the claim's full experiment is there; of the tiny one, the
+    numbers are told. Rows of other experiments are left out.
+
     Raises:
-        ValueError: there is no such claim, or the rows are not enough for its rule.
+        ValueError: there is no such claim; or the rows have nothing of it, a unit twice, a value
+            that cannot be, or several data sets.
     """
-    if words := plans.lacking(name, rows):
-        return Verdict(NOT_DECIDED, f"nothing was measured of {words}")
-    found = RULES[name](list(rows))
-    least = seeds(rows)
+    sets = list(dict.fromkeys(str(row.get("data")) for row in rows))
+    if len(sets) != 1:
+        raise ValueError(f"rows must have the same data set, got {', '.join(sets)}")
+    sizes = [plans.scale(full, sets[0]) for full in (True, False)]
+    found, absent = max((plans.measured(name, size, rows) for size in sizes), key=_how_many)
+    if not found:
+        raise ValueError(f"rows must have units of {name!r}, got none in {len(rows)} rows")
+    check_values(found)
+    if absent:
+        share = f"{len(absent)} of {len(found) + len(absent)} units are missing"
+        return Verdict(NOT_DECIDED, f"{share}, such as {plans.key(absent[0])}")
+    said = RULES[name](found)
+    least = seeds(found)
     if least < LEAST_SEEDS:
-        sentence = f"with {least} of {LEAST_SEEDS} seeds, {found.sentence}"
+        sentence = f"with {least} of {LEAST_SEEDS} seeds, {said.sentence}"
         return Verdict(NOT_DECIDED, sentence)
-    return found
+    return said
+
+
+def _how_many(measured: tuple[list[Row], list[Row]]) -> int:
+    return len(measured[0])

@@ -8,11 +8,11 @@ hyperparameters are the same for all families and were tuned for none.
 
 import functools
 import itertools
+import json
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from densenet_tutorial.experiments import baselines
 from densenet_tutorial.experiments.claims.trained import Unit
 
 Row = dict[str, Any]
@@ -334,54 +334,46 @@ def cost(unit: Unit) -> float:
     return layers * (unit.get("steps", 0) + 20.0)
 
 
-def _expected(name: str) -> list[Row]:
-    """For each part of a claim's experiment, what a row of it says."""
-    families: list[Row] = [{"kind": "train", "family": family} for family in FAMILIES]
-    budgets: list[Row] = [
-        {"kind": "train", "family": family, "budget": budget}
-        for family in FAMILIES
-        if family != "dense"
-        for budget in baselines.BUDGETS
-    ]
-    if name == "gradients":
-        starts: list[Row] = [
-            {"init": init, "norm": norm}
-            for init in ("kaiming", "default")
-            for norm in (True, False)
-        ]
-        trained: Row = {"init": "kaiming", "norm": True, "steps": True}
-        return [
-            {"family": family} | part
-            for family in ("plain", "residual", "dense")
-            for part in (*starts, trained)
-        ]
-    if name == "reuse":
-        return [{"kind": "cuts"}]
-    if name == "scales":
-        return [part | {"kind": "probes"} for part in families]
-    if name == "memory":
-        modes = (False, "checkpoint", "recompute", "minimal")
-        held = [{"kind": "held", "family": "dense", "mode": mode} for mode in modes]
-        return [*held, {"kind": "held", "family": "residual"}, *families, *budgets]
-    if name == "time":
-        return [{"kind": "timed"}, *families, *budgets]
-    if name == "overfitting":
-        regimes: tuple[Row, ...] = ({}, {"augment": True}, {"drop_rate": True}, {"shuffled": True})
-        return [part | regime for part in families for regime in regimes]
-    if name == "choices":
-        return [{"kind": "train", "variant": variant} for variant in VARIANTS]
-    return [*families, *(budgets if name == "parameters" else [])]
+def key(unit: Unit) -> str:
+    """A unit as text, which is the same for equal units."""
+    return json.dumps(unit, sort_keys=True)
 
 
-def lacking(name: str, rows: Iterable[Row]) -> str:
-    """The parts of a claim's experiment of which `rows` have nothing, in words; if not all."""
-    rows = [row for row in rows if not row.get("held_out")]
+def measured(name: str, scale: Scale, rows: Iterable[Row]) -> tuple[list[Row], list[Unit]]:
+    """Of a claim's units: the rows of those that were measured, and those that are missing.
 
-    def says(row: Row, part: Row) -> bool:
-        return all(bool(row.get(k)) if v is True else row.get(k) == v for k, v in part.items())
+    Units that wait for a learning rate are missing with any. Rows of other units are left out.
 
-    expected = _expected(name)
-    absent = [part for part in expected if not any(says(row, part) for row in rows)]
-    if len(absent) == len(expected):
-        return ""
-    return "; ".join(", ".join(f"{k} {v}" for k, v in part.items()) for part in absent)
+    Raises:
+        ValueError: there are two rows of the same unit.
+    """
+    rows, plan = list(rows), CLAIMS[name][1]
+    entries = _entries(scale)
+
+    def unit_of(row: Row) -> str:
+        return key({entry: row[entry] for entry in entries if entry in row})
+
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(unit_of(row), []).append(row)
+    waiting = _assumed(unit for unit in plan(scale, []) if key(unit) not in found)
+    units = {key(unit): unit for unit in plan(scale, rows + waiting)}
+    for each in units:
+        if len(found.get(each, ())) > 1:
+            raise ValueError(f"rows must have each unit once, got {len(found[each])} of {each}")
+    return (
+        [row for each in units for row in found.get(each, ())],
+        [unit for each, unit in units.items() if each not in found],
+    )
+
+
+@functools.lru_cache
+def _entries(scale: Scale) -> set[str]:
+    """What units say, of whichever claim: a row has results besides."""
+    units = [unit for _, plan in CLAIMS.values() for unit in plan(scale, _assumed(plan(scale, [])))]
+    return set().union(*units)
+
+
+def _assumed(units: Iterable[Unit]) -> list[Row]:
+    """Rows as if the runs that choose learning rates had ended."""
+    return [unit | {"test_accuracy": 0.0} for unit in units if unit.get("held_out")]

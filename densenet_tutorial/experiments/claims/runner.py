@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from densenet_tutorial.experiments.benchmarks import not_interrupted
 from densenet_tutorial.experiments.claims import costs, plans, trained
+from densenet_tutorial.experiments.claims.plans import key
 from densenet_tutorial.experiments.claims.trained import Unit
 from densenet_tutorial.utils import environment
 
@@ -38,13 +39,8 @@ KINDS: dict[str, Callable[..., dict[str, Any]]] = {
 }
 
 
-def key(unit: Unit) -> str:
-    """A unit as text, which is the same for equal units."""
-    return json.dumps(unit, sort_keys=True)
-
-
 class Store:
-    """The finished units, by :func:`key`, in a folder or in memory.
+    """The finished units, by :func:`plans.key`, in a folder or in memory.
 
     A row says on which ``device`` and ``machine`` it was measured. A folder may have rows of
     several, so that a run can go on elsewhere; only times of another one are measured again.
@@ -126,7 +122,7 @@ def run_units(
         progress: whether to draw a bar.
 
     Returns:
-        The reasons why units failed, by :func:`key`.
+        The reasons why units failed, by :func:`plans.key`.
     """
     failed: dict[str, str] = {}
     end = None if seconds is None else time.monotonic() + seconds

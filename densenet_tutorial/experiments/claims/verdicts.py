@@ -49,6 +49,65 @@ class Verdict:
         return f"{self.outcome}: {self.sentence}"
 
 
+#: What the rules read in a row of each kind, beside its unit.
+_READ = {
+    "train": ("train_accuracy", "test_accuracy", "parameters", "multiply_adds"),
+    "gradients": ("log10_norms",),
+    "cuts": ("test_accuracy", "connections", "cuts"),
+    "probes": ("stages", "classifier"),
+    "held": ("bytes_per_image",),
+    "timed": ("times",),
+}
+
+_SHARES = ("train_accuracy", "test_accuracy", "old", "random")
+_AMOUNTS = (
+    *("parameters", "multiply_adds", "connections", "bytes_per_image", "predict", "train"),
+    *("age", "growth_rate"),
+)
+_WORDS = ("family", "budget", "name")
+
+
+def check_values(rows: Iterable[Row]) -> None:
+    """Check what the rules read.
+
+    Raises:
+        ValueError: a row lacks a value, or has one that cannot be: a number that is not finite, an
+            accuracy outside of 0 to 1, a time or a size that is not above 0.
+    """
+    for row in rows:
+        for name in _READ[row["kind"]]:
+            if name == "classifier" and row["family"] != "dense":
+                continue
+            if name not in row:
+                raise ValueError(f"rows must have {name!r} in each of kind {row['kind']!r}")
+            _check_value(name, row[name])
+
+
+def _check_value(name: str, value: Any) -> None:
+    if isinstance(value, dict):
+        for inner, its in value.items():
+            _check_value(inner, its)
+        return
+    if isinstance(value, list):
+        if not value:
+            raise ValueError(f"rows must have something in {name!r}, got an empty list")
+        for its in value:
+            _check_value(name, its)
+        return
+    if name in _WORDS:
+        return
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    valid, good = "a number or several", number
+    if number:
+        valid, good = "finite", math.isfinite(value)
+    if number and name in _SHARES:
+        valid, good = "from 0 to 1", 0 <= value <= 1
+    elif number and name in _AMOUNTS:
+        valid, good = "above 0 and finite", 0 < value < math.inf
+    if not good:
+        raise ValueError(f"rows must have {name!r} {valid}, got {value!r}")
+
+
 def clear(differences: Sequence[float]) -> int:
     """1 or -1 if the mean is clearly above or below zero, otherwise 0."""
     if len(differences) < 2:
