@@ -162,8 +162,9 @@ class DenseNet(nn.Module):
         classifier: nn.Module = nn.Identity()
         if num_classes > 0:
             weight = next(self.features.parameters())
-            classifier = nn.Linear(self.num_features, num_classes).to(weight)
-            nn.init.zeros_(classifier.bias)
+            with torch.inference_mode(False):  # so that it can be trained, wherever this is called
+                classifier = nn.Linear(self.num_features, num_classes).to(weight)
+                nn.init.zeros_(classifier.bias)
         self.classifier = classifier.train(self.training)
         self.num_classes = num_classes
 

@@ -3,6 +3,7 @@
 import base64
 import copy
 import io
+import math
 import re
 from pathlib import Path
 from xml.etree import ElementTree
@@ -171,6 +172,49 @@ def test_a_layer_at_work_in_training_moves_no_running_average():
     before = copy.deepcopy(block.state_dict())
     figures.layer_at_work(block, start, torch.randn(1, 1, 8, 8), 2)
     assert all(torch.equal(before[k], v) for k, v in block.state_dict().items())
+
+
+def test_a_layer_at_work_calls_no_hook_and_leaves_random_numbers_alone():
+    block, start = DenseBlock(2, 8, 4, 4, 0.5), nn.Conv2d(1, 8, 3, padding=1)
+    calls = []
+    for module in [*block.modules(), *start.modules()]:
+        module.register_forward_hook(lambda *_: calls.append(1))
+        module.register_forward_pre_hook(lambda *_: calls.append(1))
+    state = torch.get_rng_state()
+    first = figures.layer_at_work(block, start, picture := torch.randn(1, 1, 8, 8), 2)
+    torch.set_rng_state(state)
+    torch.randn(1, 1, 8, 8)
+    assert figures.layer_at_work(block, start, picture, 2).svg == first.svg and not calls
+    after = torch.get_rng_state()
+    torch.set_rng_state(state)
+    torch.randn(1, 1, 8, 8)
+    assert torch.equal(torch.get_rng_state(), after)
+
+
+def test_a_layer_at_work_with_groups_says_what_its_weights_are():
+    block = DenseBlock(1, 8, 4, 4, 0.0)
+    block.denselayer1.conv2 = nn.Conv2d(16, 4, 3, padding=1, groups=2, bias=False)
+    picture = torch.randn(1, 1, 8, 8)
+    shown = said(figures.layer_at_work(block, nn.Conv2d(1, 8, 3, padding=1), picture, 1))
+    assert "9 × 8 × 4 = 288 weights" in shown and "8 × 16 = 128 weights" in shown
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        (lambda b, s: b.denselayer1.conv1.weight.data.fill_(math.inf), "^block must give finite"),
+        (lambda b, s: b.denselayer2.norm2.weight.data.fill_(math.nan), "^block must give finite"),
+        (lambda b, s: s.weight.data.fill_(math.nan), "^start must give finite"),
+        (lambda b, s: setattr(b.denselayer1, "conv2", nn.Conv2d(3, 4, 3)), "^block must work on"),
+        (lambda b, s: setattr(s, "forward", lambda x: "maps"), "^start must turn picture into"),
+        (lambda b, s: setattr(s, "forward", lambda x: x.new_zeros(8)), "^start must turn picture"),
+    ],
+)
+def test_a_layer_at_work_says_what_is_wrong_with_its_modules(changed, words):
+    block, start = DenseBlock(2, 8, 4, 4, 0.0), nn.Conv2d(1, 8, 3, padding=1)
+    changed(block, start)
+    with pytest.raises(ValueError, match=words):
+        figures.layer_at_work(block, start, torch.randn(1, 1, 8, 8), 2)
 
 
 def test_a_dense_layer_says_its_shapes_and_weights():

@@ -6,7 +6,7 @@ import re
 WHOLE = r"/\*.*?\*/|\"(?:[^\"\\]|\\.)*\"|'(?:[^'\\]|\\.)*'|url\([^\"')][^)]*\)"
 TOKEN = re.compile(rf"(?P<whole>{WHOLE})|[{{}};]", re.DOTALL)
 COMMENT = re.compile(r"/\*.*?\*/", re.DOTALL)
-COMMA = re.compile(r",(?![^()]*\))")
+PART = re.compile(rf"(?P<whole>{WHOLE}|\\.)|[()\[\],]", re.DOTALL)
 CLASS = re.compile(r"\.(-?(?:[A-Za-z_]|\\.)(?:[\w-]|\\.)*)")
 NESTING = ("@media", "@supports", "@container", "@layer")
 
@@ -36,7 +36,19 @@ def rules(css):
 
 def selectors(before):
     """The selectors in what stands before a rule's braces."""
-    return [each.strip() for each in COMMA.split(COMMENT.sub("", before))]
+    before = COMMENT.sub("", before)
+    found, begin, depth = [], 0, 0
+    for match in PART.finditer(before):
+        if match["whole"]:
+            continue
+        if match[0] in "([":
+            depth += 1
+        elif match[0] in ")]":
+            depth -= 1
+        elif depth == 0:
+            found.append(before[begin : match.start()].strip())
+            begin = match.end()
+    return [*found, before[begin:].strip()]
 
 
 def needed(css, has):
@@ -44,27 +56,34 @@ def needed(css, has):
 
     Classes inside of parentheses do not count: ``:not(.a)`` holds where there is no ``a``.
     """
-    found = []
+    found, end = [], 0
     for before, inside in rules(css):
+        end = css.index(before, end) + len(before) + len(inside or "")
         name = COMMENT.sub("", before).strip()
-        licences = "".join(each for each in COMMENT.findall(before) if each.startswith("/*!"))
         if inside is None:
             found.append(before)
         elif name.startswith(NESTING):
-            if kept := needed(inside, has):
-                found.append(f"{before}{{{kept}}}")
+            kept = needed(inside, has)
+            rules_left = COMMENT.sub("", kept).strip()
+            found.append(f"{before}{{{kept}}}" if rules_left else licences(before) + kept)
         elif name.startswith("@"):
             found.append(f"{before}{{{inside}}}")
-        elif kept := [each for each in selectors(before) if all(map(has, classes(each)))]:
-            found.append(f"{licences}{','.join(kept)}{{{inside}}}")
-        elif licences:
-            found.append(licences)
-    return "\n".join(found)
+        else:
+            kept = [each for each in selectors(before) if all(map(has, classes(each)))]
+            rule = f"{','.join(kept)}{{{inside}}}" if kept else ""
+            found.append(licences(before) + rule)
+    found.append(licences(css[end:]))
+    return "\n".join(filter(None, found))
+
+
+def licences(text):
+    """The comments in a part of a style sheet that have to stay."""
+    return "".join(each for each in COMMENT.findall(text) if each.startswith("/*!"))
 
 
 def classes(selector):
     """The classes without which nothing matches a selector."""
-    inner = re.compile(r"\([^()]*\)|\[[^\]]*\]")
+    inner = re.compile(r"(?<!\\)\([^()]*\)|(?<!\\)\[[^\]]*\]")
     while inner.search(selector):
         selector = inner.sub("", selector)
-    return CLASS.findall(selector)
+    return [re.sub(r"\\(.)", r"\1", name) for name in CLASS.findall(selector)]

@@ -46,17 +46,26 @@ def words(out):
     return {word for file in files for word in re.findall(r"[\w-]+", file.read_text("utf-8"))}
 
 
+def is_known(name, known):
+    """Whether a class may be on a page; of "w-1/2", all pieces have to be there."""
+    return name.startswith(COMPOSED) or known.issuperset(re.findall(r"[\w-]+", name))
+
+
 def join(page, has, own):
     """Put the style sheets of a page together; those for readers without scripts stay apart."""
     text = page.read_text(encoding="utf-8")
     head, end, rest = text.partition("</head>")
     pieces = re.split(r"(<noscript>.*?</noscript>)", head, flags=re.DOTALL)
     found = [m for piece in pieces[::2] for m in LINK.finditer(piece) if "stylesheet" in m[0]]
-    if len(found) < 2:
+    # A page that was not built again names those of which its one was made.
+    made = re.search(r'data-sheets="([^"]*)"', head)
+    names = made[1].split() if made else [m["name"] for m in found]
+    if len(names) < 2:
         return
     folder = found[0]["folder"]
-    name = together((page.parent / folder).resolve(), [m["name"] for m in found], has, own)
-    link = f'<link rel="stylesheet" href="{folder}{name}" />\n  '
+    name = together((page.parent / folder).resolve(), names, has, own)
+    sheets = f'data-sheets="{" ".join(names)}"'
+    link = f'<link rel="stylesheet" {sheets} href="{folder}{name}" />\n  '
     for index in range(0, len(pieces), 2):
         for match in [m for m in LINK.finditer(pieces[index]) if "stylesheet" in m[0]]:
             pieces[index] = pieces[index].replace(match[0], link, 1)
@@ -71,10 +80,10 @@ def join_all(app, exception):
     known, own = words(out), {p.relative_to(source).as_posix() for p in source.rglob("*.css")}
     pages = sorted(out.rglob("*.html"))
     for page in pages:
-        join(page, lambda name: name in known or name.startswith(COMPOSED), own)
+        join(page, lambda name: is_known(name, known), own)
     named = "".join(page.read_text(encoding="utf-8") for page in pages)
     for old in (out / "_static").glob("all-*.css"):
-        if old.name not in named:  # a page that was not built again keeps its own
+        if old.name not in named:
             old.unlink()
 
 

@@ -1,5 +1,11 @@
 // The book's search: results are sections. `bookSections` and `bookGlossary` come from book/_ext/search.py.
 
+if (typeof bookSections === "undefined" || typeof bookGlossary === "undefined") {
+  document.getElementById("search-status").textContent =
+    "The list of sections did not arrive, so nothing can be found. Load this page again.";
+  throw new Error("_static/search-sections.js is missing");
+}
+
 const SHOWN = 25;
 const SILENT = new Set(("a an and are as at be by can do does for from how i in is it my of on or out the to what when where " +
   "which why with you").split(" "));
@@ -163,6 +169,7 @@ function snippet(text, stems) {
 function message(query, count) {
   const text = query.trim().length > 80 ? `${query.trim().slice(0, 80)} …` : query.trim();
   if (!text) return "";
+  if (!split(text).length) return `“${text}” says nothing that one could look for. Try a name or a term.`;
   if (!count) return `Nothing was found for “${text}”. Try fewer words, or another word for the same thing.`;
   if (count > SHOWN) return `${count} sections found for “${text}”, of which these are the best ${SHOWN}:`;
   return `${count} ${count > 1 ? "sections" : "section"} found for “${text}”:`;
@@ -183,7 +190,15 @@ function render(text) {
 
 const field = document.querySelector(".bd-search-container input[name=q]");
 field.value = new URLSearchParams(location.search).get("q") ?? "";
-field.addEventListener("input", () => render(field.value));
+field.addEventListener("input", () => {
+  render(field.value);
+  // The address is that of these results: to come back to, and to hand on.
+  const address = new URL(location.href);
+  address.searchParams.set("q", field.value);
+  try {
+    history.replaceState(null, "", address);
+  } catch { /* some browsers forbid it from disk, or when it is done too often */ }
+});
 field.focus();
 field.select();
 render(field.value);

@@ -7,7 +7,7 @@
   const entry = document.createElement("span");
   entry.className = entry.id = "term-entry";
   entry.popover = "manual";
-  let loading, shown, timer, pointer, quiet;
+  let loading, shown, timer, pointer, quiet, width;
 
   // From disk a page may load a script, and nothing else.
   const load = () => (loading ??= new Promise((done, failed) => {
@@ -34,9 +34,12 @@
     if (link === shown) return;
     hide();
     shown = link;
+    width = innerWidth;
     await load();
     if (link !== shown) return;
-    entry.innerHTML = bookEntries[link.hash.slice(1)] ?? bookEntries[link.href];
+    const words = bookEntries[link.hash.slice(1)] ?? bookEntries[link.href];
+    if (!words) throw new Error(`${link.href} has no entry`); // it stays a link
+    entry.innerHTML = words;
     for (const a of entry.querySelectorAll("a")) {
       if (!/^\w+:/.test(a.getAttribute("href"))) a.href = root + a.getAttribute("href");
     }
@@ -82,6 +85,7 @@
     event.preventDefault();
     show(link).catch(() => link.click());
   });
+  addEventListener("resize", () => { if (innerWidth !== width) hide(); }); // its place is another one now
   document.addEventListener("keydown", ({ key }) => {
     if (key !== "Escape" || !shown) return;
     const inside = entry.contains(document.activeElement);

@@ -386,7 +386,7 @@ def main(arguments=None):
         count = make(SITE, target)
     except (OSError, ValueError, Error) as error:
         sys.exit(f"make_pdf: {error}")
-    if target == SITE / NAME:
+    if target == (SITE / NAME).resolve():
         add_links(SITE, target, count)
     print(f"{count} pages: {target}")
 

@@ -16,12 +16,14 @@ from pathlib import Path
 import notebooks
 import yaml
 
-ADDRESS = re.compile(r"https://github\.com/([A-Za-z0-9][A-Za-z0-9-]*)/([A-Za-z0-9._-]+)")
+OWNER = r"[A-Za-z0-9](?:[A-Za-z0-9]|-(?=[A-Za-z0-9])){0,38}"
+NAME = r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,100}"
+ADDRESS = re.compile(f"https://github\\.com/({OWNER})/({NAME})")
 
 
 def parse(url):
     """Owner and name in `url`; a ValueError says what is wrong with it."""
-    cleaned = url.strip().rstrip("/").removesuffix(".git")
+    cleaned = url.strip().removesuffix("/").removesuffix(".git")
     found = ADDRESS.fullmatch(cleaned)
     if not found:
         raise ValueError(
@@ -36,24 +38,34 @@ def replacements(old, new):
     (old_owner, old_name), (owner, name) = old, new
     end = r"(?![A-Za-z0-9_-])"  # …/book must not match in …/bookshelf
     repository = re.escape(f"{old_owner}/{old_name}") + end
-    pages = re.escape(f"{old_owner.lower()}.github.io/{old_name}") + end
     return [
         (re.compile(rf"(github\.com/|/github/){repository}"), rf"\g<1>{owner}/{name}"),
-        (re.compile(pages), f"{owner.lower()}.github.io/{name}"),
         # As torch.hub takes it.
         (re.compile(f'"{re.escape(f"{old_owner}/{old_name}")}"'), f'"{owner}/{name}"'),
+        (re.compile(rf"(?<=//){re.escape(pages(*old))}{end}"), pages(*new)),
     ]
+
+
+def pages(owner, name):
+    """Where GitHub Pages has the site of a repository; at the top, if it is OWNER.github.io."""
+    host = f"{owner.lower()}.github.io"
+    return host if name.lower() == host else f"{host}/{name}"
 
 
 def files(root):
     """Every file of the repository, new ones included, ignored ones not."""
-    listing = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=root,
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout
+    try:
+        listing = subprocess.run(
+            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+            cwd=root,
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+    except FileNotFoundError:
+        raise ValueError("git is needed to list the files, and is not installed") from None
+    except subprocess.CalledProcessError as error:
+        raise ValueError(f"git cannot list the files: {error.stderr.strip()}") from None
     paths = (Path(root, name) for name in sorted(set(filter(None, listing.split("\0")))))
     return [path for path in paths if path.is_file() and not path.is_symlink()]
 
@@ -62,7 +74,10 @@ def rewrite(root, url):
     """Change the address to `url` in every file under `root`; return the files that changed."""
     new = parse(url)
     config = yaml.safe_load(Path(root, "_config.yml").read_text(encoding="utf-8"))
-    pairs = replacements(parse(config["repository"]["url"]), new)
+    old = parse(config["repository"]["url"])
+    if new == old:
+        raise ValueError(f"{url!r} is the repository's address already, so nothing was changed")
+    pairs = replacements(old, new)
     changed = []
     # The old address is read from _config.yml: last, so that an interrupted run can be repeated.
     for path in sorted(files(root), key=lambda path: path.name == "_config.yml"):
@@ -81,12 +96,13 @@ def rewrite(root, url):
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("url", help="https://github.com/OWNER/NAME")
-    for path in rewrite(notebooks.ROOT, parser.parse_args(arguments).url):
+    try:
+        changed = rewrite(notebooks.ROOT, parser.parse_args(arguments).url)
+    except ValueError as error:
+        sys.exit(f"repository: {error}")
+    for path in changed:
         print(path.relative_to(notebooks.ROOT))
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except ValueError as error:
-        sys.exit(f"repository: {error}")
+    main()

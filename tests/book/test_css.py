@@ -31,12 +31,36 @@ def left(text, *has):
         ('p{x:url("a\'b)}")}.b{x:1}', 'p{x:url("a\'b)}")}'),
         ("/* don't { */p{x:1}/*! a licence */.a{x:1}", "p{x:1}/*! a licence */.a{x:1}"),
         (".b{x:1;y:{", ""),
+        # Commas that part no selectors.
+        ('p[x="a,b"], .b, [y=c,d] .b{x:1}', 'p[x="a,b"]{x:1}'),
+        ("p:is(h1, :not(a, .b)), .b{x:1}", "p:is(h1, :not(a, .b)){x:1}"),
+        (r".x\,y, .a{x:1}", ".a{x:1}"),
+        # Names with characters that have to be escaped.
+        (r".w-1\/2{x:1}.w-1\/3{x:1}.b\:x{x:1}.\31 0{x:1}", r".w-1\/2{x:1}"),
+        (r".a\(b{x:1}.a{x:1}", ".a{x:1}"),
     ],
 )
 def test_rules_for_classes_that_are_nowhere_go(sheet, expected):
-    kept = left(sheet, "a")
+    kept = left(sheet, "a", "w-1/2")
     assert kept.replace("\n", "") == (sheet if expected is None else expected)
 
 
 def test_a_licence_stays_though_its_rules_go():
     assert "licence" in left("/*! a licence */.b{x:1}p{y:1}", "a")
+
+
+@pytest.mark.parametrize(
+    "sheet",
+    [
+        "p{x:1}/*! a licence */",
+        "/*! a licence */",
+        "@media print{/*! a licence */.b{x:1}}p{x:1}",
+        "/*! a licence */@media print{.b{x:1}}",
+        "@media print{.b{x:1}/*! a licence */}",
+        '@charset "UTF-8";/*! a licence */.b{x:1}',
+        ".b{x:1} .b{x:1} /*! a licence */ .b{x:1}",
+    ],
+)
+def test_a_licence_stays_wherever_it_stands(sheet):
+    kept = left(sheet, "a")
+    assert kept.count("/*! a licence */") == 1 and ".b" not in kept and "@media" not in kept

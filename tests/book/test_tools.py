@@ -3,6 +3,7 @@
 import csv
 import json
 import resource
+import shutil
 import subprocess
 
 import execute
@@ -236,22 +237,46 @@ def test_repository_rewrites_every_form_of_the_address(checkout):
     assert "first/book" in (checkout / "ignored.md").read_text(encoding="utf-8")
 
 
-def test_repository_can_go_back(checkout):
+@pytest.mark.parametrize("other", ["someone/else", "Someone/someone.github.io", "first/books"])
+def test_repository_can_go_back(checkout, other):
     before = {p.name: p.read_bytes() for p in repository.files(checkout)}
-    repository.rewrite(checkout, "https://github.com/someone/else")
+    repository.rewrite(checkout, f"https://github.com/{other}")
+    config = (checkout / "_config.yml").read_text(encoding="utf-8")
+    owner, name = other.lower().split("/")
+    address = "" if name == f"{owner}.github.io" else f"{name}/"
+    assert f"baseurl: https://{owner}.github.io/{address}\n" in config
     repository.rewrite(checkout, "https://github.com/first/book")
     assert {p.name: p.read_bytes() for p in repository.files(checkout)} == before
 
 
 @pytest.mark.parametrize(
     "url",
-    ["", "first/book", "http://github.com/a/b", "https://github.com/a", "https://gitlab.com/a/b"],
+    [
+        *("", "first/book", "http://github.com/a/b", "https://github.com/a"),
+        *("https://gitlab.com/a/b", "https://github.com/a/b/issues", "https://github.com/a/.."),
+        *("https://github.com/-a/b", "https://github.com/a--b/c", "https://github.com/a/b c"),
+        *(f"https://github.com/{'a' * 40}/b", f"https://github.com/a/{'b' * 101}"),
+    ],
 )
 def test_repository_refuses_what_is_no_address(checkout, url):
     before = (checkout / "_config.yml").read_bytes()
     with pytest.raises(ValueError, match="not a repository's address"):
         repository.rewrite(checkout, url)
     assert (checkout / "_config.yml").read_bytes() == before
+
+
+def test_repository_says_where_it_changes_nothing(checkout, monkeypatch, tmp_path_factory):
+    with pytest.raises(ValueError, match="is the repository's address already"):
+        repository.rewrite(checkout, "https://github.com/first/book.git")
+    elsewhere = tmp_path_factory.mktemp("no-checkout")
+    shutil.copy(checkout / "_config.yml", elsewhere)
+    with pytest.raises(ValueError, match="git cannot list the files: .*not a git repository"):
+        repository.rewrite(elsewhere, "https://github.com/someone/else")
+    monkeypatch.setenv("PATH", str(elsewhere))
+    with pytest.raises(ValueError, match="git is needed"):
+        repository.rewrite(checkout, "https://github.com/someone/else")
+    with pytest.raises(SystemExit, match=r"^repository: '.*' is not a repository's address"):
+        repository.main(["nonsense"])
 
 
 # ------------------------------------------------------------------------------ teaching

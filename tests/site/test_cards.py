@@ -90,9 +90,10 @@ def test_the_paragraph_that_says_the_answer_is_hidden_too(browser, server):  # n
 def test_words_about_a_hidden_figure_are_with_it(browser, server):  # noqa: F811
     with Tab(browser, server) as tab:
         tab.page.goto(f"{server}book/10_claims_measured.html")
-        words = tab.page.locator("details.answer p", has_text="In the first panel").first
+        fold = tab.page.locator("details.answer", has_text="In the first panel").first
+        words = fold.locator("p", has_text="In the first panel")
         assert not words.is_visible()
-        tab.page.locator("details.answer", has=words).locator("> summary").click()
+        fold.locator("> summary").click()
         assert words.is_visible()
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import make_cards
+import pytest
 import yaml
 from conftest import toc_files
 from PIL import Image
@@ -191,3 +192,23 @@ def test_the_table_of_weights_has_every_page_within_what_is_promised():
     for figure in figures:
         assert figure["kilobytes_read"] <= 500 and figure["first_text"] <= 2.5, figure
         assert (figure["formulas"] or 0) <= 4 and figure["findings"] == 0, figure
+
+
+@pytest.mark.parametrize("width", [390, 360, 320])
+def test_no_page_is_wider_than_a_narrow_phone(browser, site, width):  # noqa: F811
+    pages = [page for page in site.rglob("*.html") if "_static" not in page.parts]
+    assert len(pages) > 30 and site / "genindex.html" in pages
+    wide = []
+    with Tab(browser, "", viewport={"width": width, "height": 800}) as tab:
+        for page in pages:
+            if page == site / "index.html":
+                continue  # it leads to the first one
+            tab.page.goto(page.as_uri())
+            tab.page.evaluate("document.querySelectorAll('details').forEach(d => { d.open = 1; })")
+            if (reached := tab.page.evaluate("document.documentElement.scrollWidth")) > width:
+                wide.append((page.name, reached))
+            for button in tab.page.locator(".bd-header-article .btn").all():
+                box = button.bounding_box() if button.is_visible() else None
+                if box and box["x"] + box["width"] > width:
+                    wide.append((page.name, button.get_attribute("class")))
+    assert not wide

@@ -163,6 +163,28 @@ def test_it_says_in_words_that_nothing_is_found(browser, base):  # noqa: F811
         assert not tab.complaints
 
 
+def test_the_address_is_that_of_the_results(browser, base):  # noqa: F811
+    with Tab(browser, base) as tab:
+        search(tab, base, "roofline")
+        tab.page.locator(".bd-search-container input[name=q]").fill("growth rate")
+        assert tab.page.url.endswith("search.html?q=growth+rate")
+        tab.page.locator(f"{RESULTS} a").first.click()
+        tab.page.wait_for_url("**/book/**")
+        tab.page.go_back()
+        tab.page.wait_for_function("document.getElementById('search-status').textContent")
+        assert "growth rate" in tab.page.locator("#search-status").inner_text()
+        assert not tab.complaints
+
+
+def test_it_says_so_where_the_words_say_nothing_or_the_list_is_missing(browser, server):  # noqa: F811
+    with Tab(browser, server) as tab:
+        search(tab, server, "what is the")
+        assert "says nothing that one could look for" in tab.page.inner_text("#search-status")
+        tab.page.route("**/search-sections.js*", lambda route: route.abort())
+        search(tab, server, "roofline")
+        assert "did not arrive" in tab.page.inner_text("#search-status")
+
+
 def test_it_works_with_the_keyboard_from_any_page(browser, base):  # noqa: F811
     with Tab(browser, base) as tab:
         tab.page.goto(f"{base}book/03_dense_block.html")

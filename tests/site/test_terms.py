@@ -172,6 +172,24 @@ def test_a_tap_shows_it_and_a_second_one_follows(browser, base):  # noqa: F811
         tab.page.wait_for_url("**/glossary.html#term-*")
 
 
+def test_it_goes_when_the_window_changes_and_stays_away_where_there_is_no_entry(browser, base):  # noqa: F811
+    with Tab(browser, base) as tab:
+        tab.page.goto(f"{base}book/02_dense_layer.html")
+        link = tab.page.locator("a.term").first
+        link.hover()
+        tab.page.wait_for_selector("#term-entry")
+        tab.page.evaluate("dispatchEvent(new Event('resize'))")  # as scripts do that draw
+        tab.page.wait_for_timeout(200)
+        assert tab.page.locator("#term-entry").is_visible()
+        tab.page.set_viewport_size({"width": 700, "height": 600})
+        tab.page.wait_for_selector("#term-entry", state="detached")
+        tab.page.mouse.move(0, 0)
+        tab.page.evaluate("document.querySelector('a.term').hash = '#nowhere'")
+        link.hover()
+        tab.page.wait_for_timeout(600)
+        assert not tab.page.locator("#term-entry").count() and not tab.complaints
+
+
 def test_a_citation_shows_its_reference(browser, base):  # noqa: F811
     with Tab(browser, base) as tab:
         tab.page.goto(base + CHAPTER)

@@ -355,34 +355,62 @@ def _signed(maps: Tensor) -> Tensor:
     return (maps / most * 15 + 15).round().byte().movedim(0, 1).flatten(1)
 
 
-def _unchanged(start: Any, picture: Tensor) -> Tensor:
-    """What a copy of `start` makes of the first picture, in 64 bits: so every processor rounds to
-    the same drawing.
-    """
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)  # for dropout
-        return copy.deepcopy(start).cpu().double()(picture[:1].cpu().double())
+def _copy(module: Any) -> Any:
+    """A copy in 64 bits, so that every processor rounds to the same drawing; without hooks."""
+    copied = copy.deepcopy(module).cpu().double()
+    for each in copied.modules():
+        each._forward_hooks.clear()
+        each._forward_pre_hooks.clear()
+    return copied
 
 
-def _fit_the_block(block: Any, start: Any, picture: Tensor, layer: int) -> None:
-    arguments.integer(1, len(block))("layer", layer)
+def _finite(name: str, maps: Tensor) -> Tensor:
+    if not maps.isfinite().all():
+        raise ValueError(f"{name} must give finite numbers, got some that are nan or infinite")
+    return maps
+
+
+#: What a module of the reader's own may raise.
+_FAILURES = (RuntimeError, ValueError, TypeError, AttributeError, LookupError, AssertionError)
+
+
+def _read_and_made(
+    block: DenseBlock, start: nn.Module, picture: Tensor, layer: int
+) -> tuple[list[Tensor], Tensor, Tensor]:
+    """What a layer reads, piece by piece, its bottleneck's maps and its own, of one picture."""
+    channels = sources_of(block)[0][1]
     if not picture.isfinite().all():
         raise ValueError("picture must have finite numbers, got some that are nan or infinite")
-    channels = sources_of(block)[0][1]
-    try:
-        shape = _unchanged(start, picture).shape
-        fits = len(shape) == 4 and shape[1] == channels
-    except (RuntimeError, ValueError, TypeError, AttributeError, LookupError, AssertionError):
-        fits = False  # the reader's own module
-    if not fits:
-        raise ValueError(
-            f"start must turn picture into the {channels} channels that block reads, got "
-            f"{arguments.shown(start)} and {arguments.shown(picture)}"
-        )
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)  # for dropout; nothing but the CPU's
+        try:
+            first = _copy(start)(picture[:1].cpu().double())
+            fits = first.dim() == 4 and first.shape[1] == channels
+        except _FAILURES:
+            fits = False
+        if not fits:
+            raise ValueError(
+                f"start must turn picture into the {channels} channels that block reads, got "
+                f"{arguments.shown(start)} and {arguments.shown(picture)}"
+            )
+        pieces = [_finite("start", first.double())]
+        try:
+            layers = [_copy(part) for part in block.values()][:layer]
+            for each in layers[:-1]:
+                pieces.append(_finite("block", each(pieces)))
+            narrow = layers[-1].bn_function(pieces)
+            new = layers[-1](pieces)
+        except _FAILURES as error:
+            raise ValueError(f"block must work on what start makes, got: {error}") from None
+    return pieces, _finite("block", narrow), _finite("block", new)
+
+
+def _in_the_block(block: Any, layer: int) -> None:
+    arguments.integer(1, len(block))("layer", layer)
 
 
 @arguments.check(
-    _fit_the_block,
+    _in_the_block,
     block=block_check,
     start=arguments.instance_of(nn.Module, "a module, such as nn.Conv2d"),
     picture=arguments.tensor("floats", "N, C, H, W"),
@@ -394,15 +422,8 @@ def layer_at_work(block: DenseBlock, start: nn.Module, picture: Tensor, layer: i
     `start` turns the first picture of `picture`, (N, C, H, W), into what `block` reads. Nothing is
     changed, no running average either.
     """
-    layers: list[Any] = [copy.deepcopy(part).cpu().double() for part in block.values()]
-    pieces = [_unchanged(start, picture)]
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)  # for dropout
-        for each in layers[: layer - 1]:
-            pieces.append(each(pieces))
-        now = layers[layer - 1]
-        narrow = now.bn_function(pieces)
-        new = now(pieces)
+    pieces, narrow, new = _read_and_made(block, start, picture, layer)
+    now: Any = list(block.values())[layer - 1]
     rows = _steps(now)
     read = [(source, piece.shape[1]) for source, piece in enumerate(pieces)]
     reads, makes = sum(c for _, c in read), new.shape[1]
@@ -435,10 +456,9 @@ def layer_at_work(block: DenseBlock, start: nn.Module, picture: Tensor, layer: i
         kernel = conv.kernel_size[0]
         drawing.convolution(x0, y + 43, 150, 30, kernel, color_of(layer))
         window = f"{kernel * kernel} × " if kernel > 1 else ""
+        makes, reads = conv.weight.shape[:2]  # in groups, each reads its own
         count = thousands(conv.weight.numel())
-        drawing.text(
-            aside, y + 62, f"{window}{conv.in_channels} × {conv.out_channels} = {count} weights"
-        )
+        drawing.text(aside, y + 62, f"{window}{reads} × {makes} = {count} weights")
         drawing.arrow((91, y + 75), (91, y + 87))
         return y + 88
 
