@@ -164,9 +164,10 @@ def test_a_killed_run_goes_on_and_gives_the_same(tiny, tmp_path, workers):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
-def test_ctrl_c_ends_all_processes_without_a_traceback(tmp_path):
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_ctrl_c_ends_all_processes_without_a_traceback(tmp_path, workers):
     process = subprocess.Popen(
-        command(tmp_path, "--workers", "2", "--quiet"),
+        command(tmp_path, "--workers", workers, "--quiet"),
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -175,7 +176,8 @@ def test_ctrl_c_ends_all_processes_without_a_traceback(tmp_path):
     wait_for_lines(tmp_path / "units.jsonl", 1, process)
     os.killpg(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130 and "Traceback" not in errors and errors.endswith("stopped\n")
+    assert process.returncode == 130 and "Traceback" not in errors
+    assert errors.endswith(f"stopped; the same command goes on with what is in {tmp_path}\n")
     with pytest.raises(ProcessLookupError):
         for _ in range(100):
             os.killpg(process.pid, 0)

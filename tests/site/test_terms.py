@@ -83,6 +83,13 @@ def test_every_link_to_a_paper_is_a_citation(site, page, papers):
     assert all(("cite" in link.get("class", [])) == (link["href"] in papers) for link in links)
 
 
+def test_a_citation_names_its_reference_by_its_label(site, page, papers):
+    for link in parsed(site, page).select("article a.cite"):
+        named = re.fullmatch(r"(.* et al\.|\w+ and \w+) \(?(\d{4}[a-z]?)\)?", link.get_text())
+        if named:
+            assert f"{named[1]} {named[2]}" == papers[link["href"]]
+
+
 def test_references_have_labels_that_one_can_read(papers):
     assert len(papers) > 30 and len(set(papers.values())) == len(papers)
     assert all(re.fullmatch(r"[^\W\d][\w .’-]* \d{4}[a-z]?", label) for label in papers.values())

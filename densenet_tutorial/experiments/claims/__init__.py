@@ -97,7 +97,11 @@ def run(
     def wanted(rows: list[Row]) -> list[dict[str, Any]]:
         return [unit for name in names for unit in plans.CLAIMS[name][1](scale, rows)]
 
-    runner.run_units(wanted, store, device, workers=workers, seconds=seconds, progress=progress)
+    try:
+        runner.run_units(wanted, store, device, workers=workers, seconds=seconds, progress=progress)
+    except KeyboardInterrupt:  # training has words of its own, for a run that it can resume
+        words = "" if folder is None else f"; the same command goes on with what is in {folder}"
+        raise KeyboardInterrupt(f"stopped{words}") from None
     rows = store.elsewhere | store.rows
     found = {}
     for name in names:

@@ -378,8 +378,8 @@ def memory(rows: list[Row]) -> Verdict:
 
     For each size, it is compared with the smallest residual network that is not clearly less
     accurate; more is more than 1.1 times as much. Holds: more at half of the sizes or more, even
-    with the most memory-efficient layers. With a condition: more with plain layers only. Where no
-    residual network is as accurate, that size is left out.
+    with the most memory-efficient layers. With a condition: more with plain layers, but not with
+    those. Where no residual network is as accurate, that size is left out.
     """
     held = _runs(rows, "held")
     _need(held, "held bytes")
@@ -396,7 +396,7 @@ def memory(rows: list[Row]) -> Verdict:
     more = {mode: sum(r > _MORE for r in some) * 2 >= len(some) for mode, some in ratios.items()}
     outcome = HOLDS if all(more.values()) else CONDITION if more.get(False) else NOT_HERE
     words = _list(
-        f"{statistics.median(some):.1f} times with {mode or 'plain'} layers"
+        f"{statistics.median(some):.2f} times with {mode or 'plain'} layers"
         for mode, some in ratios.items()
     )
     deepest = max(sum(row["blocks"]) for row in held if row["family"] == "dense")
