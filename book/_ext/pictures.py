@@ -1,12 +1,19 @@
 """Figures weigh a third when the site is built: WebP without loss, each fetched when it comes near.
 
-A page knows how large each is before it is there, so that no text jumps.
+A page knows how large each is before it is there, so that no text jumps. A page may show the figure
+of a chapter's cell again: ``{figure-of} CHAPTER CELL``.
 """
 
+import base64
+import hashlib
+import json
+import os
 import re
 from pathlib import Path
 
+from docutils import nodes
 from PIL import Image
+from sphinx.util.docutils import SphinxDirective
 
 FIGURE = re.compile(r'<img [^>]*?src="(?P<address>[^"]*_images/[^"/]+\.png)"[^>]*>')
 
@@ -66,6 +73,33 @@ def lighten_pages(app, exception):
             png.unlink()
 
 
+class FigureOf(SphinxDirective):
+    """The figure that a cell of a chapter drew, as it is stored there, with its description."""
+
+    required_arguments = 2  # the name of the chapter and the cell's id
+
+    def run(self):
+        name, wanted = self.arguments
+        chapter = Path(self.env.srcdir, "book", f"{name}.ipynb")
+        self.env.note_dependency(chapter)
+        for cell in json.loads(chapter.read_text(encoding="utf-8"))["cells"]:
+            for output in cell.get("outputs", ()):
+                if cell["id"] == wanted and "image/png" in output.get("data", {}):
+                    return [self.image(base64.b64decode(output["data"]["image/png"]), cell)]
+        raise self.error(f"no figure in the cell {wanted} of {chapter.name}")
+
+    def image(self, png, cell):
+        # Where the chapter's own page has it, under the same name: a reader gets it once.
+        folder = Path(self.env.app.outdir).parent / "jupyter_execute"
+        path = folder / f"{hashlib.sha256(png).hexdigest()}.png"
+        folder.mkdir(exist_ok=True)
+        path.write_bytes(png)
+        place = Path(self.env.doc2path(self.env.docname)).parent
+        alt = cell["metadata"]["mystnb"]["image"]["alt"]
+        return nodes.image(uri=os.path.relpath(path, place), alt=alt, classes=["again"])
+
+
 def setup(app):
+    app.add_directive("figure-of", FigureOf)
     app.connect("build-finished", lighten_pages)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -46,6 +46,26 @@ def test_figures_are_the_notebooks_own_pixel_for_pixel(site, page):
     assert sum(file.stat().st_size for file in shown) < 0.8 * sum(map(len, stored)) + 1
 
 
+def test_the_results_page_shows_the_figures_of_chapter_10(browser, server, site):  # noqa: F811
+    _, chapter = figures_of(site, "book/10_claims_measured.html")
+    _, again = figures_of(site, "book/appendix/results.html")
+    figures = {file.name for file in chapter if file.suffix == ".webp"}
+    assert len(figures) == 10 and figures <= {file.name for file in again}
+    with Tab(browser, server, viewport={"width": 390, "height": 844}) as tab:
+        tab.page.goto(f"{server}book/appendix/results.html")
+        shown = tab.page.locator("img.again")
+        tab.page.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true; })")
+        for image in shown.all():
+            image.scroll_into_view_if_needed()
+            image.evaluate("e => e.decode()")
+            box, width, height = (
+                image.bounding_box(),
+                *(image.evaluate(f"e => e.natural{side}") for side in ("Width", "Height")),
+            )
+            ratio = (box["height"] - 16) / (box["width"] - 16)  # without the white around it
+            assert abs(ratio * width / height - 1) < 0.01
+
+
 def test_figures_say_how_large_they_are_and_come_when_they_are_needed(site, page):
     tags, files = figures_of(site, page)
     assert all(file.is_file() for file in files)
@@ -65,5 +85,6 @@ def test_figures_are_there_without_scripts_and_on_paper(browser, server):  # noq
         tab.page.goto(page, wait_until="load")
         paper = tab.page.pdf()
         # Every figure is in the PDF, though none of those below had been scrolled to.
+        tab.page.emulate_media(media="print")
         figures = tab.page.locator("article img:visible").count()
         assert len(re.findall(rb"/Subtype\s*/Image", paper)) >= figures > 3
