@@ -22,6 +22,8 @@ from densenet_tutorial.training import evaluation_mode
 
 NAMES = list(claims.list_claims())
 SEEDS = range(5)
+#: So that sums are added up in the same order, in however many processes.
+ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture(scope="module")
@@ -137,10 +139,19 @@ def wait_for_lines(path, number, process):
     pytest.fail("nothing was finished")
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The results file of a run that nobody stopped, in one thread."""
+    folder = tmp_path_factory.mktemp("whole")
+    subprocess.run(command(folder, "--quiet"), env=ONE_THREAD, check=True, capture_output=True)
+    return json.loads((folder / "claims-choices.json").read_text(encoding="utf-8"))
+
+
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_killed_run_goes_on_and_gives_the_same(tiny, tmp_path, workers):
+def test_a_killed_run_goes_on_and_gives_the_same_file(whole, tmp_path, workers):
     units = tmp_path / "units.jsonl"
     options = {"stderr": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    options["env"] = ONE_THREAD
     process = subprocess.Popen(command(tmp_path, "--workers", workers), **options)
     wait_for_lines(units, 2, process)
     process.kill()
@@ -152,15 +163,8 @@ def test_a_killed_run_goes_on_and_gives_the_same(tiny, tmp_path, workers):
     assert ended.stdout.startswith("choices: ") and not ended.stderr
     after = units.read_text(encoding="utf-8").splitlines()
     assert after[: len(before)] == before and len(after) == 14
-
-    def figures(folder):
-        content = json.loads((folder / "claims-choices.json").read_text(encoding="utf-8"))
-        return [(f["unit"], f["result"]["test_accuracy"]) for f in content["figures"]]
-
-    one, other = figures(tmp_path), figures(tiny[0])
-    assert [unit for unit, _ in one] == [unit for unit, _ in other]
-    for (_, a), (_, b) in zip(one, other, strict=True):
-        assert a == pytest.approx(b, abs=0.02)  # the number of threads may change last digits
+    found = json.loads((tmp_path / "claims-choices.json").read_text(encoding="utf-8"))
+    assert found | {"date": ""} == whole | {"date": ""}
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
