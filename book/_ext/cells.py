@@ -1,6 +1,6 @@
 """What the site does with a chapter's cells, which stay plain in Colab and on GitHub: callouts look
 like what they are, code that is not the subject, or is long, is folded, and so is what answers a
-question until the reader asks for it.
+question until the reader asks for it; plots can be told from pictures.
 """
 
 import ast
@@ -22,6 +22,11 @@ CALLOUTS = {"Predict.": "predict", "Wrong on purpose.": "wrong", "Note.": "note"
 END = "<!-- end of the answer -->"
 #: Whose calls draw and do nothing else.
 DRAWING = {"figures", "plt"}
+#: Functions of `figures` that show pictures, or what else has to keep its colours.
+PICTURES = {
+    *("images", "feature_maps", "grad_cam_maps", "effective_receptive_fields"),
+    "feature_reuse_maps",  # the text calls cells dark and pale
+}
 PROGRESS = re.compile(r"\d+%\|.*\|")  # 42%|████      |
 
 
@@ -148,6 +153,24 @@ def fold_drawing(cell, before, drawing):
     cell["classes"].append("tag_hide-input")
 
 
+def is_plot(source):
+    """Whether a cell draws a plot: lines and words on white, which the dark may turn round."""
+    drawn = {*re.findall(r"\bfigures\.(\w+)\(", source)}
+    return bool(drawn) and not drawn & PICTURES
+
+
+class Plots(SphinxTransform):
+    """Give plots a class."""
+
+    default_priority = 870
+
+    def apply(self):
+        for cell in filter(is_cell, self.document.findall(nodes.container)):
+            if is_plot(cell.children[0].astext()):
+                for image in cell.findall(nodes.image):
+                    image["classes"].append("plot")
+
+
 class NoProgress(SphinxTransform):
     """Leave out progress bars: they are over."""
 
@@ -266,6 +289,6 @@ def taken(node):
 
 def setup(app):
     app.add_node(Answer, html=(visit_answer, depart_answer))
-    for transform in (Callouts, Folds, NoProgress, Answers):
+    for transform in (Plots, Callouts, Folds, NoProgress, Answers):
         app.add_transform(transform)
-    return {"parallel_read_safe": True, "parallel_write_safe": True, "env_version": 3}
+    return {"parallel_read_safe": True, "parallel_write_safe": True, "env_version": 4}

@@ -9,11 +9,15 @@ import hashlib
 import json
 import os
 import re
+import sys
 from pathlib import Path
 
 from docutils import nodes
 from PIL import Image
 from sphinx.util.docutils import SphinxDirective
+
+sys.path.append(str(Path(__file__).parent))
+import cells
 
 FIGURE = re.compile(r'<img [^>]*?src="(?P<address>[^"]*_images/[^"/]+\.png)"[^>]*>')
 
@@ -96,7 +100,8 @@ class FigureOf(SphinxDirective):
         path.write_bytes(png)
         place = Path(self.env.doc2path(self.env.docname)).parent
         alt = cell["metadata"]["mystnb"]["image"]["alt"]
-        return nodes.image(uri=os.path.relpath(path, place), alt=alt, classes=["again"])
+        classes = ["again", *["plot"] * cells.is_plot("".join(cell["source"]))]
+        return nodes.image(uri=os.path.relpath(path, place), alt=alt, classes=classes)
 
 
 def setup(app):

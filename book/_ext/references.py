@@ -16,7 +16,9 @@ def surname(person):
 
 def label(entry):
     """Who wrote it, and when: one or two names, or the first of more."""
-    names = [surname(person) for person in entry.persons["author"]]
+    names = [surname(person) for person in entry.persons.get("author", ())]
+    if not names or "year" not in entry.fields:
+        raise ValueError(f"references.bib: {entry.key} must have an author and a year")
     who = " and ".join(names) if len(names) <= 2 else f"{names[0]} et al."
     return f"{who} {entry.fields['year']}"
 

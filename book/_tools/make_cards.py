@@ -76,9 +76,9 @@ def pages():
     return found
 
 
-def fingerprint(words):
-    """Of the words on a card: it stands in the file, so that a test can tell an old one."""
-    return hashlib.sha256("\n".join(words).encode()).hexdigest()[:16]
+def fingerprint(words, svg):
+    """Of what is on a card: it stands in the file, so that a test can tell an old one."""
+    return hashlib.sha256("\n".join([*words, svg]).encode()).hexdigest()[:16]
 
 
 def drawing(name, numbers):
@@ -101,7 +101,7 @@ def picture(tab, folder, site, words, svg):
     if tab.evaluate("document.body.scrollHeight") > HEIGHT:
         raise ValueError(f"{heading!r}: the words do not fit on a card of {HEIGHT} pixels")
     made_from = PngImagePlugin.PngInfo()
-    made_from.add_text("made from", fingerprint(words))
+    made_from.add_text("made from", fingerprint(words, svg))
     shot = Image.open(io.BytesIO(tab.screenshot())).convert("RGB")
     content = io.BytesIO()
     few = shot.quantize(64, Image.Quantize.MAXCOVERAGE)

@@ -727,3 +727,27 @@ def test_the_small_one_has_a_slider_a_layer_and_a_link(browser, base):  # noqa: 
         assert words(tab.page).startswith("Block 1, layer 2 reads 20 = 8 + 12 channels")
         assert json.loads(f"[{tab.page.input_value('#block-config')}]") == [4]
         assert not tab.complaints and not tab.strangers
+
+
+def test_a_small_one_with_a_bad_state_or_no_room_does_no_harm(browser, server):  # noqa: F811
+    with Tab(browser, server, viewport={"width": 1000, "height": 800}) as tab:
+        tab.page.goto(f"{server}book/index.html")
+        tab.page.evaluate(
+            """() => {
+              const small = document.createElement("div");
+              small.id = "bad";
+              small.dataset.state = "growth-rate=-3&block-config=x";
+              document.querySelector("article").prepend(small);
+              DenseNetExplorer.mountSmall(small);
+              const narrow = document.createElement("div");
+              narrow.id = "narrow";
+              narrow.style.width = "120px";
+              document.querySelector("article").prepend(narrow);
+              DenseNetExplorer.mountSmall(narrow);
+            }"""
+        )
+        link = tab.page.locator("#bad a").first.get_attribute("href")
+        assert "growth-rate=-3" not in link and "x" not in link.partition("block-config=")[2][:1]
+        for event in ("pointermove", "click"):
+            tab.page.locator("#narrow .small-drawing").dispatch_event(event)
+        assert not tab.complaints

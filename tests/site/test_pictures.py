@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 from test_browser import Tab, browser, server  # noqa: F401  (fixtures)
 
@@ -88,3 +89,37 @@ def test_figures_are_there_without_scripts_and_on_paper(browser, server):  # noq
         tab.page.emulate_media(media="print")
         figures = tab.page.locator("article img:visible").count()
         assert len(re.findall(rb"/Subtype\s*/Image", paper)) >= figures > 3
+
+
+@pytest.mark.parametrize(
+    ("where", "number", "on"),
+    [
+        ("10_claims_measured", 0, {"light": 255, "dark": 33, "print": 255}),  # a plot
+        ("appendix/results", 0, {"light": 255, "dark": 33, "print": 255}),  # the same, again
+        ("01_why_dense_connections", 0, {"light": 255, "dark": 217, "print": 255}),  # a picture
+        ("09_looking_inside", 1, {"light": 255, "dark": 217, "print": 255}),  # dark cells and pale
+    ],
+)
+@pytest.mark.parametrize("scripts", [True, False])
+def test_in_the_dark_plots_turn_round_and_pictures_do_not_dazzle(
+    browser,  # noqa: F811
+    server,  # noqa: F811
+    where,
+    number,
+    on,
+    scripts,
+):
+    for look, expected in on.items():
+        scheme = "dark" if look == "print" else look
+        with Tab(browser, server, color_scheme=scheme, java_script_enabled=scripts) as tab:
+            tab.page.goto(f"{server}book/{where}.html")
+            for fold in tab.page.locator("details.answer, details.sd-dropdown").all():
+                fold.locator("> summary").click()
+            if look == "print":
+                tab.page.emulate_media(media="print")
+            figure = tab.page.locator("article img[src$=webp]:visible").nth(number)
+            figure.scroll_into_view_if_needed()
+            figure.evaluate("e => e.decode()")
+            seen = np.asarray(Image.open(io.BytesIO(figure.screenshot())).convert("RGB"))
+            ground = np.median(seen[1:4, seen.shape[1] // 4 : seen.shape[1] // 2], axis=(0, 1))
+            assert np.allclose(ground, expected, atol=5), (look, ground)

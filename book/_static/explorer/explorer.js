@@ -136,6 +136,7 @@
       move(within(network, { block: Math.min(Math.max(focus.block + by, 1), network.blocks.length), layer: focus.layer }));
     }
     function under(event) {
+      if (!element.firstElementChild) return focus; // too narrow for a drawing
       const { left, top } = element.firstElementChild.getBoundingClientRect();
       return drawn.layerAt(event.clientX - left, event.clientY - top);
     }
@@ -474,9 +475,9 @@
 
   function mountSmall(root) {
     explorer.addHatches();
-    const state = stateFrom(root.dataset.state ?? "");
-    let { config, errors } = read(state.texts);
-    if (Object.keys(errors).length) config = NAMED[state.model];
+    let state = stateFrom(root.dataset.state ?? "");
+    if (Object.keys(read(state.texts).errors).length) state = stateFrom("");
+    const { config } = read(state.texts);
     root.classList.add("explorer");
     root.innerHTML = `<div class="small-controls"><label>Growth rate <i>k</i> = <output></output><input type="range" min="1" max="${Math.max(48, config.growthRate)}" value="${config.growthRate}"></label>
       <a>All of it in the explorer</a></div><div class="small-drawing"></div><p class="small-words" aria-live="off"></p>`;

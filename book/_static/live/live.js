@@ -454,9 +454,10 @@
 
     const pictures = data.labels.map((_, i) => images.normalize(testPixels(i), data));
     const counter = panel.createCounter(weights, pictures, data.labels, side, network, renderCount);
-    chosen = { strip: strips[3 + 1], map: 0, y: 0, x: 0, bottleneck: null, source: null };
+    const first = { strip: strips.find(strip => strip.id === "2:3"), map: 0 };
+    chosen = { ...first, y: 0, x: 0, bottleneck: null, source: null };
     chooseTest(0);
-    choose({ strip: strips.find(strip => strip.id === "2:3"), map: 0 });
+    choose(first);
     const times = [1, 2, 3].map(() => {
       const begin = performance.now();
       net.run(network, state.whole.picture, side);
