@@ -136,24 +136,23 @@
       move(within(network, { block: Math.min(Math.max(focus.block + by, 1), network.blocks.length), layer: focus.layer }));
     }
     function under(event) {
-      if (!element.firstElementChild) return focus; // too narrow for a drawing
       const { left, top } = element.firstElementChild.getBoundingClientRect();
       return drawn.layerAt(event.clientX - left, event.clientY - top);
     }
 
     element.addEventListener("pointermove", (event) => {
-      if (event.pointerType === "touch") return;
+      if (event.pointerType === "touch" || !drawn) return; // nothing is drawn where it is too narrow
       const where = under(event);
       if (same(where, shownFocus)) return;
       draw(where);
       options.changed(where, false);
     });
     element.addEventListener("pointerleave", (event) => {
-      if (event.pointerType === "touch" || same(shownFocus, focus)) return;
+      if (event.pointerType === "touch" || !drawn || same(shownFocus, focus)) return;
       draw();
       options.changed(focus, false);
     });
-    element.addEventListener("click", (event) => move(under(event)));
+    element.addEventListener("click", (event) => { if (drawn) move(under(event)); });
     element.addEventListener("keydown", (event) => {
       const moves = {
         ArrowRight: () => step(1), ArrowDown: () => step(1), ArrowLeft: () => step(-1), ArrowUp: () => step(-1),
