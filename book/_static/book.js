@@ -36,6 +36,17 @@ document.addEventListener("copy", (event) => {
   event.preventDefault();
 });
 
+// Where a figure is smaller than it was drawn, as on a phone, a tap shows it large; it scrolls sideways then. Another tap
+// puts it back.
+document.addEventListener("click", ({ target: figure }) => {
+  if (!figure.matches(".bd-article :is(.cell_output img, img.again)")) return;
+  const small = figure.clientWidth < 0.85 * figure.naturalWidth;
+  if (!small && !figure.classList.contains("large")) return;
+  figure.classList.toggle("large");
+  if (figure.classList.contains("large")) figure.parentElement.tabIndex = 0; // the keyboard can scroll it
+  else figure.parentElement.removeAttribute("tabindex");
+});
+
 // Paper is white, in a dark room too.
 for (const [event, paper] of [["beforeprint", true], ["afterprint", false]]) {
   window.addEventListener(event, () => {

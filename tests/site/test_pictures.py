@@ -123,3 +123,30 @@ def test_in_the_dark_plots_turn_round_and_pictures_do_not_dazzle(
             seen = np.asarray(Image.open(io.BytesIO(figure.screenshot())).convert("RGB"))
             ground = np.median(seen[1:4, seen.shape[1] // 4 : seen.shape[1] // 2], axis=(0, 1))
             assert np.allclose(ground, expected, atol=5), (look, ground)
+
+
+def test_a_tap_on_a_phone_shows_a_figure_as_large_as_it_was_drawn(browser, server):  # noqa: F811
+    options = {"viewport": {"width": 390, "height": 844}, "has_touch": True}
+    for page in ("11_speed", "appendix/results"):
+        with Tab(browser, server, **options) as tab:
+            tab.page.goto(f"{server}book/{page}.html")
+            for fold in tab.page.locator("details.sd-dropdown").all():
+                fold.locator("> summary").click()
+            figure = tab.page.locator("article img[src$=webp]:visible").first
+            before = figure.bounding_box()["width"]
+            assert before < 360
+            figure.tap()
+            natural = figure.evaluate("e => e.naturalWidth")
+            assert natural <= figure.bounding_box()["width"] <= natural + 16 and natural > 700
+            assert tab.page.evaluate("document.documentElement.scrollWidth") <= 390
+            around = figure.locator("xpath=..")
+            around.evaluate("e => { e.scrollLeft = 200; }")
+            assert around.evaluate("e => e.scrollLeft") == 200
+            figure.tap()
+            assert figure.bounding_box()["width"] == before
+    with Tab(browser, server, viewport={"width": 1280, "height": 844}) as tab:
+        tab.page.goto(f"{server}book/11_speed.html")
+        figure = tab.page.locator("article img[src$=webp]:visible").first
+        before = figure.bounding_box()["width"]
+        figure.click()
+        assert figure.bounding_box()["width"] == before
