@@ -163,7 +163,7 @@ class DenseNet(nn.Module):
         if num_classes > 0:
             weight = next(self.features.parameters())
             with torch.inference_mode(False):  # so that it can be trained, wherever this is called
-                classifier = nn.Linear(self.num_features, num_classes).to(weight)
+                classifier = nn.Linear(self.num_features, num_classes, device="cpu").to(weight)
                 nn.init.zeros_(classifier.bias)
         self.classifier = classifier.train(self.training)
         self.num_classes = num_classes

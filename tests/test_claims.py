@@ -1,5 +1,6 @@
 """The claims: their units run, runs resume after a kill, and the rules say what they promise."""
 
+import copy
 import json
 import math
 import multiprocessing
@@ -266,9 +267,19 @@ def test_bad_arguments_and_folders_are_refused_in_words(tmp_path):
     (tmp_path / "units.jsonl").write_text('{"unit": {}, "result": {}, "device": "cpu"}\n')
     with pytest.raises(ValueError, match="damaged in line 1"):
         claims.run(["reuse"], output=tmp_path, device="cpu")
-    (tmp_path / "units.jsonl").write_text("nonsense\n")
-    with pytest.raises(ValueError, match="damaged in line 1"):
-        claims.run(["reuse"], output=tmp_path, device="cpu")
+    unit = plans.reuse(plans.TINY, [])[0]
+    result = {"test_accuracy": 0.5}
+    for line in (
+        "nonsense",
+        json.dumps({"unit": unit, "result": "oops", "device": "cpu", "machine": "x"}),
+        json.dumps({"unit": unit, "result": {"seed": 99}, "device": "cpu", "machine": "x"}),
+        json.dumps({"unit": unit, "result": result, "device": "cpu", "machine": "x"}),
+        json.dumps({"unit": unit, "result": {"test_accuracy": math.nan}, "device": "cpu"}),
+        json.dumps({"unit": [], "result": result, "device": "cpu", "machine": "x"}),
+    ):
+        (tmp_path / "units.jsonl").write_text(f"{line}\n")
+        with pytest.raises(ValueError, match="damaged in line 1"):
+            claims.run(["reuse"], output=tmp_path, device="cpu")
 
 
 def committed():
@@ -322,33 +333,98 @@ def test_rows_of_other_experiments_decide_nothing_and_change_nothing(tiny):
         assert claims.verdict(name, [*digits, *rows]) == said
 
 
+def first_of(rows, kind):
+    """A copy of the rows, and the first of a kind that is compared."""
+    rows = copy.deepcopy(rows)
+    return rows, next(row for row in rows if row["kind"] == kind and not row.get("held_out"))
+
+
+@pytest.mark.parametrize("value", [math.nan, 81.0, -0.1, "good", True, None, [1.0], {}, 10**400])
 @pytest.mark.parametrize(
-    ("name", "kind", "changed", "words"),
+    ("name", "kind", "place"),
     [
-        (
-            "parameters",
-            "train",
-            {"test_accuracy": math.nan},
-            "'test_accuracy' from 0 to 1, got nan",
-        ),
-        ("choices", "train", {"test_accuracy": 81.0}, "'test_accuracy' from 0 to 1, got 81"),
-        ("overfitting", "train", {"train_accuracy": -0.1}, "'train_accuracy' from 0 to 1"),
-        ("choices", "train", {"parameters": 0}, "'parameters' above 0 and finite, got 0"),
-        ("gradients", "gradients", {"log10_norms": [[1.0, math.inf]]}, "'log10_norms' finite"),
-        ("gradients", "gradients", {"log10_norms": []}, "something in 'log10_norms'"),
-        ("memory", "held", {"bytes_per_image": -5}, "'bytes_per_image' above 0 and finite, got -5"),
-        ("time", "timed", {"times": [{"predict": [0.0]}]}, "'predict' above 0 and finite, got 0"),
-        ("reuse", "cuts", {"cuts": [{"old": 2.0}]}, "'old' from 0 to 1, got 2"),
-        ("scales", "probes", {"stages": [{"test_accuracy": "good"}]}, "'test_accuracy' a number"),
-        ("scales", "probes", {"stages": None}, "'stages' a number or several, got None"),
-        ("choices", "train", {"test_accuracy": True}, "'test_accuracy' a number"),
+        ("parameters", "train", ["test_accuracy"]),
+        ("choices", "train", ["train_accuracy"]),
+        ("reuse", "cuts", ["cuts", 2, "old"]),
+        ("reuse", "cuts", ["cuts", 0, "random", 4]),
+        ("scales", "probes", ["stages", 1, "test_accuracy"]),
     ],
 )
-def test_values_that_cannot_be_are_refused_in_words(name, kind, changed, words):
-    rows = claims.results(name)
-    at = next(i for i, row in enumerate(rows) if row["kind"] == kind and not row.get("held_out"))
+def test_accuracies_that_cannot_be_are_refused_in_words(name, kind, place, value):
+    rows, row = first_of(claims.results(name), kind)
+    *way, last = place
+    for step in way:
+        row = row[step]
+    row[last] = value
+    named = last if isinstance(last, str) else "random"
+    with pytest.raises(ValueError, match=f"rows must have '{named}' a number from 0 to 1, got "):
+        claims.verdict(name, rows)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "change", "words"),
+    [
+        ("choices", "train", lambda r: r.update(parameters=0), "'parameters' a number above 0"),
+        ("memory", "held", lambda r: r.update(bytes_per_image=-5), "'bytes_per_image' a number ab"),
+        ("time", "timed", lambda r: r["times"].pop(), "22 dicts in 'times'"),
+        ("time", "timed", lambda r: r["times"].reverse(), "rows must have {.*} in 'times'"),
+        ("time", "timed", lambda r: r["times"][3].pop("train"), "'train' in each of kind 'timed'"),
+        ("time", "timed", lambda r: r["times"][3]["train"].pop(), "20 numbers in 'train'"),
+        ("time", "timed", lambda r: r["times"][3].update(predict=[0.0] * 20), "'predict' a number"),
+        ("reuse", "cuts", lambda r: r["cuts"].pop(), "6 dicts in 'cuts'"),
+        ("reuse", "cuts", lambda r: r["cuts"].insert(0, r["cuts"].pop()), "{'age': 2} in 'cuts'"),
+        ("reuse", "cuts", lambda r: r["cuts"][1]["random"].pop(), "5 numbers in 'random'"),
+        ("reuse", "cuts", lambda r: r.update(cuts=2), "6 dicts in 'cuts', got 2"),
+        ("scales", "probes", lambda r: r["stages"].pop(1), "4 dicts in 'stages'"),
+        ("gradients", "gradients", lambda r: r.update(log10_norms=[]), "1 lists in 'log10_norms'"),
+        ("gradients", "gradients", lambda r: r["log10_norms"][0].pop(), "10 numbers in 'log10_no"),
+        (
+            "gradients",
+            "gradients",
+            lambda r: r["log10_norms"][0].__setitem__(3, math.inf),
+            "'log10_norms' a number that is finite, got inf",
+        ),
+    ],
+)
+def test_results_that_are_not_whole_are_refused_in_words(name, kind, change, words):
+    rows, row = first_of(claims.results(name), kind)
+    change(row)
     with pytest.raises(ValueError, match=words):
-        claims.verdict(name, [*rows[:at], rows[at] | changed, *rows[at + 1 :]])
+        claims.verdict(name, rows)
+
+
+def test_the_classifier_of_a_densenet_is_whole():
+    for change in (list.pop, lambda weights: weights.__setitem__(0, -1.0)):
+        rows = copy.deepcopy(claims.results("scales"))
+        change(next(row for row in rows if row.get("classifier"))["classifier"])
+        with pytest.raises(ValueError, match="rows must have .*'classifier'"):
+            claims.verdict("scales", rows)
+
+
+@pytest.mark.parametrize("value", [math.nan, None, "0.5", [], 1.5])
+def test_runs_that_choose_learning_rates_are_checked_as_well(value):
+    rows = copy.deepcopy(claims.results("parameters"))
+    tuning = next(row for row in rows if row.get("held_out"))
+    for change in (lambda: tuning.update(test_accuracy=value), lambda: tuning.pop("test_accuracy")):
+        change()
+        for function in (claims.verdict, claims.missing):
+            with pytest.raises(ValueError, match="rows must have 'test_accuracy'"):
+                function(
+                    "parameters", rows, **({"full": True} if function != claims.verdict else {})
+                )
+
+
+def test_tuples_are_lists_and_other_values_are_refused_in_words():
+    for name in ("overfitting", "memory"):
+        rows = claims.results(name)
+        tuples = [
+            {k: tuple(v) if k in ("augment", "blocks") and v else v for k, v in row.items()}
+            for row in rows
+        ]
+        assert claims.verdict(name, tuples) == claims.verdict(name, rows)
+    rows[0]["growth_rate"] = torch.tensor(6)
+    with pytest.raises(ValueError, match="rows must have plain values, as in JSON: .*Tensor"):
+        claims.verdict("memory", rows)
 
 
 def test_rows_without_a_value_twice_or_of_two_data_sets_are_refused_in_words():
@@ -377,6 +453,16 @@ def test_units_whose_learning_rate_is_not_chosen_are_missing():
     assert claims.missing("parameters", tuning, full=True) == len(rows) - len(tuning)
     assert claims.missing("parameters", tuning[1:], full=True) == len(rows) - len(tuning) + 1
     assert claims.missing("parameters", [], full=True) == len(rows)
+
+
+def test_units_that_fail_are_told_to_the_shell_though_time_was_limited(monkeypatch, tmp_path):
+    units = [plans.choices(plans.TINY, [])[0] | {"labels": 10**6}]
+    monkeypatch.setitem(plans.CLAIMS, "choices", ("", lambda *_: units))
+    with pytest.raises(SystemExit) as ended:
+        main(f"claims choices --quiet --seconds 60 --output {tmp_path}".split())
+    assert ended.value.code == 1
+    with pytest.raises(ValueError, match="data must be one of"):
+        claims.missing("choices", [], data="nonsense")
 
 
 def test_a_run_that_has_no_time_says_how_much_is_missing(tmp_path, capsys):

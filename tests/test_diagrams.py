@@ -5,6 +5,7 @@ import copy
 import io
 import math
 import re
+import threading
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -13,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
+from torch.nn.utils import prune, spectral_norm
 
 from densenet_tutorial import (
     DenseBlock,
@@ -199,15 +201,38 @@ def test_a_layer_at_work_with_groups_says_what_its_weights_are():
     assert "9 × 8 × 4 = 288 weights" in shown and "8 × 16 = 128 weights" in shown
 
 
+def gives(module, value):
+    """A module that gives something else."""
+    module.forward = lambda x: value
+
+
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
         (lambda b, s: b.denselayer1.conv1.weight.data.fill_(math.inf), "^block must give finite"),
         (lambda b, s: b.denselayer2.norm2.weight.data.fill_(math.nan), "^block must give finite"),
         (lambda b, s: s.weight.data.fill_(math.nan), "^start must give finite"),
-        (lambda b, s: setattr(b.denselayer1, "conv2", nn.Conv2d(3, 4, 3)), "^block must work on"),
-        (lambda b, s: setattr(s, "forward", lambda x: "maps"), "^start must turn picture into"),
-        (lambda b, s: setattr(s, "forward", lambda x: x.new_zeros(8)), "^start must turn picture"),
+        (lambda b, s: setattr(b.denselayer1, "conv2", nn.Conv2d(3, 4, 3)), "^block must make"),
+        (lambda b, s: gives(s, "maps"), "^start must turn picture"),
+        (lambda b, s: gives(s, torch.zeros(8)), "^start must turn picture"),
+        (lambda b, s: gives(s, torch.zeros(1, 8, 5, 5, device="meta")), "^start must turn picture"),
+        (lambda b, s: gives(b.denselayer1, None), "^block must make growth_rate feature maps"),
+        *(
+            (lambda b, s, value=value: gives(b.denselayer2, value), "^block must make growth_rate")
+            for value in (
+                *(None, 3.0, (), torch.zeros(4, 8, 8), torch.zeros(2, 4, 8, 8)),
+                *(torch.zeros(1, 5, 8, 8), torch.zeros(1, 4, 8, 8, dtype=torch.complex64)),
+            )
+        ),
+        (
+            lambda b, s: setattr(b.denselayer2, "norm1", nn.Identity()),
+            "^block must be a DenseBlock",
+        ),
+        (
+            lambda b, s: setattr(b.denselayer2, "conv1", nn.Sequential()),
+            "^block must be a DenseBlo",
+        ),
+        (lambda b, s: setattr(s, "lock", threading.Lock()), "^start must be a module that can be"),
     ],
 )
 def test_a_layer_at_work_says_what_is_wrong_with_its_modules(changed, words):
@@ -215,6 +240,27 @@ def test_a_layer_at_work_says_what_is_wrong_with_its_modules(changed, words):
     changed(block, start)
     with pytest.raises(ValueError, match=words):
         figures.layer_at_work(block, start, torch.randn(1, 1, 8, 8), 2)
+
+
+def test_a_layer_at_work_takes_pruned_lazy_and_normalised_modules_and_a_recorders_hooks():
+    picture, kept = torch.randn(1, 1, 8, 8, dtype=torch.float64), []
+    block = DenseBlock(2, 8, 4, 4, 0.0).double().eval()
+    start = nn.Conv2d(1, 8, 3, padding=1).double()
+    pruned = block.denselayer1.conv2
+    prune.random_unstructured(pruned, "weight", amount=0.5)
+    hook = block.denselayer1.register_forward_hook(lambda m, x, y: kept.append(y))
+    block(start(picture))
+    with torch.no_grad():
+        pruned.weight_orig.mul_(-1)  # `weight` is made anew before the next call
+        made = block(start(picture))[:, 8:12]
+    diagram = figures.layer_at_work(block, start, picture, 1)
+    numbers, _ = pixels_of(list(ElementTree.fromstring(diagram.svg).iter(f"{SVG}image"))[-1])
+    shown = numbers.view(8, 4, 8).movedim(1, 0) - 15.0
+    assert (shown - 15 * made[0] / made.abs().max()).abs().max() < 0.51
+    assert len(kept) == 2 and block.denselayer1._forward_hooks[hook.id] is not None
+    for start in (nn.LazyConv2d(8, 3, padding=1), spectral_norm(nn.Conv2d(1, 8, 3)).eval()):
+        figures.layer_at_work(DenseBlock(2, 8, 4, 4, 0.0), start, torch.randn(1, 1, 8, 8), 2)
+    assert isinstance(nn.LazyConv2d(8, 3).weight, nn.UninitializedParameter)
 
 
 def test_a_dense_layer_says_its_shapes_and_weights():

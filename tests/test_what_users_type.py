@@ -117,6 +117,10 @@ def test_features_classes_and_the_classifier():
     assert not model.classifier.training
     model.train()
     assert model.num_classes == 3 and model(images()).shape == (2, 3)
+    with torch.device("meta"), torch.inference_mode():
+        model.reset_classifier(3)
+    model(images()).sum().backward()  # what was made there can be trained
+    assert model.classifier.weight.device.type == "cpu" and model.classifier.weight.grad is not None
     model.double().reset_classifier(4)
     assert model(images().double()).dtype == torch.float64
     model.reset_classifier(0)

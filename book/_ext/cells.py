@@ -30,16 +30,22 @@ PICTURES = {
 PROGRESS = re.compile(r"\d+%\|.*\|")  # 42%|████      |
 
 
-def split(source):
+def split(source, asked=False):
     """The lines of a cell before the calls that draw, with which it ends, and those of the calls.
 
-    A cell that only imports and draws has no lines before.
+    A cell that only imports and draws has no lines before. Where a question is `asked` about the
+    cell, it may end with an `assert` as well, and a single line is worth a fold: titles and
+    assertions tell the answer.
     """
     try:
         statements = ast.parse(source).body
     except SyntaxError:  # such as a command of IPython
         statements = []
-    calls = [*itertools.takewhile(draws, reversed(statements))]
+
+    def at_end(statement):
+        return draws(statement) or (asked and isinstance(statement, ast.Assert))
+
+    calls = [*itertools.takewhile(at_end, reversed(statements))]
     before = statements[: len(statements) - len(calls)]
     lines = source.split("\n")
     if not calls:
@@ -47,7 +53,8 @@ def split(source):
     if all(isinstance(each, (ast.Import, ast.ImportFrom)) for each in before):
         return [], lines
     first = calls[-1].lineno - 1
-    if len(lines) - first <= SHORT or (before and before[-1].end_lineno > first):
+    short = len(lines) - first <= SHORT and not asked
+    if short or (before and before[-1].end_lineno > first):
         return lines, []
     return lines[:first], lines[first:]
 
@@ -85,7 +92,7 @@ def is_predict(node):
 class Callouts(SphinxTransform):
     """Name block quotes after their first word; one that goes on with another such word is two."""
 
-    default_priority = 870
+    default_priority = 869
 
     def apply(self):
         for quote in [*self.document.findall(nodes.block_quote)]:
@@ -118,13 +125,14 @@ class Folds(SphinxTransform):
     default_priority = 870
 
     def apply(self):
+        asked = [*map(first_cell, filter(is_predict, self.document.findall(nodes.block_quote)))]
         for cell in self.document.findall(is_cell):
             if cell.get("hide_mode", "input") != "input":
                 continue
             source, tags = cell.children[0].astext(), cell["cell_metadata"].get("tags", ())
             what = folded(source, tags)
             if what is None:
-                fold_drawing(cell, *split(source))
+                fold_drawing(cell, *split(source, asked=any(cell is each for each in asked)))
                 continue
             if what.startswith("code,"):
                 cell["classes"].append("long")  # paper shows it
@@ -144,9 +152,8 @@ def fold_drawing(cell, before, drawing):
         block = part.next_node(nodes.literal_block)
         block.rawsource = text
         block[:] = [nodes.Text(text)]
-    fold = HideCodeCellNode(
-        prompt_show="Show the code of the figure", prompt_hide="Hide the code of the figure"
-    )
+    what = "check" if drawing[0].startswith("assert") else "code of the figure"
+    fold = HideCodeCellNode(prompt_show=f"Show the {what}", prompt_hide=f"Hide the {what}")
     fold["classes"] = ["above-input"]
     fold.append(second)
     cell.insert(1, fold)
@@ -217,7 +224,7 @@ class Answers(SphinxTransform):
     def apply(self):
         for card in [*self.document.findall(is_predict)]:
             following = card.parent.children[card.parent.index(card) + 1 :]
-            answer = answer_of([node for node in following if not is_unseen(node)])
+            answer = answer_of([*itertools.filterfalse(is_unseen, following)])
             found, place = Answer(), card
             if any(map(is_cell, answer)):
                 while not is_cell(answer[0]):  # what is said before it
@@ -246,6 +253,12 @@ def is_unseen(node):
 
 def is_end(node):
     return isinstance(node, nodes.raw) and node.astext().strip() == END
+
+
+def first_cell(card):
+    """The cell whose code a Predict asks about, or None."""
+    following = card.parent.children[card.parent.index(card) + 1 :]
+    return next(filter(is_cell, answer_of([*itertools.filterfalse(is_unseen, following)])), None)
 
 
 def answer_of(following):
@@ -291,4 +304,4 @@ def setup(app):
     app.add_node(Answer, html=(visit_answer, depart_answer))
     for transform in (Plots, Callouts, Folds, NoProgress, Answers):
         app.add_transform(transform)
-    return {"parallel_read_safe": True, "parallel_write_safe": True, "env_version": 4}
+    return {"parallel_read_safe": True, "parallel_write_safe": True, "env_version": 5}

@@ -18,6 +18,7 @@ CONVERTER = LatexToMathML(fancy_error=False)
 THOUSANDS = re.compile(r'(?<=\d)</mn><mo rspace="0">,</mo><mn>(?=\d{3}\b)')
 # Environments that LaTeX numbers, and MathJax does not unless it is told to.
 NUMBERED = re.compile(r"(?<=\{)(align|alignat|equation|flalign|gather|multline)(?=\})")
+PUNCTUATION = re.compile(r"[.,;:!?)]+(?=\s|$)")
 
 PRELOAD = """
 <script>
@@ -68,11 +69,23 @@ class Formulas(SphinxTransform):
                 LOGGER.error("formula %r: %s", latex, error, location=node)
                 node["mathml"] = f"<code>{html.escape(latex)}</code>"
             else:
-                node[:] = [nodes.Text(text_of(node["mathml"]))]
+                node[:] = [nodes.Text(text_of(node["mathml"]) + self.take_behind(node))]
+
+    def take_behind(self, node):
+        """Give an inline formula the punctuation behind it, which must not begin a line."""
+        place = node.parent.index(node) + 1
+        behind = node.parent[place] if place < len(node.parent) else None
+        found = isinstance(behind, nodes.Text) and isinstance(node, nodes.math)
+        if not found or not (found := PUNCTUATION.match(behind)):
+            return ""
+        node.parent[place] = nodes.Text(behind[found.end() :])
+        node["behind"] = found[0]
+        return found[0]
 
 
 def visit_inline(writer, node):
-    writer.body.append(f'<span class="math notranslate">{node["mathml"]}</span>')
+    formula, behind = f'<span class="math notranslate">{node["mathml"]}</span>', node.get("behind")
+    writer.body.append(f'<span class="with-end">{formula}{behind}</span>' if behind else formula)
     raise nodes.SkipNode
 
 
@@ -100,4 +113,4 @@ def setup(app):
     app.add_transform(Formulas)
     app.connect("html-page-context", fetch_font_early)
     app.add_html_math_renderer("mathml", (visit_inline, None), (visit_block, None))
-    return {"parallel_read_safe": True, "parallel_write_safe": True, "env_version": 1}
+    return {"parallel_read_safe": True, "parallel_write_safe": True, "env_version": 2}

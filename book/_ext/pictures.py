@@ -101,7 +101,8 @@ class FigureOf(SphinxDirective):
         place = Path(self.env.doc2path(self.env.docname)).parent
         alt = cell["metadata"]["mystnb"]["image"]["alt"]
         classes = ["again", *["plot"] * cells.is_plot("".join(cell["source"]))]
-        return nodes.image(uri=os.path.relpath(path, place), alt=alt, classes=classes)
+        image = nodes.image(uri=os.path.relpath(path, place), alt=alt, classes=classes)
+        return nodes.container("", image)  # which scrolls, where the figure is larger than it
 
 
 def setup(app):

@@ -36,16 +36,19 @@ document.addEventListener("copy", (event) => {
   event.preventDefault();
 });
 
-// Where a figure is smaller than it was drawn, as on a phone, a tap shows it large; it scrolls sideways then. Another tap
-// puts it back.
-document.addEventListener("click", ({ target: figure }) => {
-  if (!figure.matches(".bd-article :is(.cell_output img, img.again)")) return;
-  const small = figure.clientWidth < 0.85 * figure.naturalWidth;
-  if (!small && !figure.classList.contains("large")) return;
-  figure.classList.toggle("large");
-  if (figure.classList.contains("large")) figure.parentElement.tabIndex = 0; // the keyboard can scroll it
+// On a phone a tap shows a figure as large as it was drawn; it scrolls sideways then. Another tap puts it back.
+const phone = matchMedia("(max-width: 600px)"); // as in book.css
+function enlarge(figure, large) {
+  figure.classList.toggle("large", large);
+  if (large) figure.parentElement.tabIndex = 0; // the keyboard can scroll it
   else figure.parentElement.removeAttribute("tabindex");
+}
+document.addEventListener("click", ({ target: figure }) => {
+  if (!phone.matches || !figure.matches(".bd-article :is(.cell_output img, img.again)")) return;
+  const large = figure.classList.contains("large");
+  if (large || figure.clientWidth < 0.85 * figure.naturalWidth) enlarge(figure, !large);
 });
+phone.addEventListener("change", () => document.querySelectorAll("img.large").forEach((figure) => enlarge(figure, false)));
 
 // Paper is white, in a dark room too.
 for (const [event, paper] of [["beforeprint", true], ["afterprint", false]]) {

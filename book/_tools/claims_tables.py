@@ -71,11 +71,11 @@ def accuracies():
         yield (*key, *costs, *spread, len(values))
 
 
-def spread(rows, value, *names):
+def spread(rows, value, *names, counted="seeds"):
     """A line for each combination of the entries `names` of some rows: the mean of `value` over
     them, the lowest and the highest, and how many they are.
     """
-    yield (*names, "mean", "lowest", "highest", "seeds")
+    yield (*names, "mean", "lowest", "highest", counted)
     found = {}
     for row in rows:
         found.setdefault(tuple(row[name] for name in names), []).append(value(row))
@@ -129,6 +129,7 @@ def reuse():
         ],
         lambda row: row["accuracy"],
         *("cut", "connections"),
+        counted="seeds and draws",
     )
 
 
@@ -198,7 +199,8 @@ def overfitting():
 
 def choices():
     """Accuracy of DenseNet with one factor changed."""
-    yield from spread(compared("choices"), accuracy, "variant", "parameters")
+    rows = [row | {"parameters": f"{row['parameters']:,}"} for row in compared("choices")]
+    yield from spread(rows, accuracy, "variant", "parameters")
 
 
 def text(rows):

@@ -36,13 +36,15 @@ def parse(url):
 def replacements(old, new):
     """Pairs of a pattern and its replacement: for the repository, for Colab and for Pages."""
     (old_owner, old_name), (owner, name) = old, new
-    end = r"(?![A-Za-z0-9_-])"  # …/book must not match in …/bookshelf
+    # …/book must not match in …/bookshelf or …/book.js, but in …/book.git and at a sentence's end.
+    end = r"(?![A-Za-z0-9_-]|\.(?!git\b)[A-Za-z0-9_-])"
     repository = re.escape(f"{old_owner}/{old_name}") + end
+    changed = f"(?!{re.escape(pages(*new))}{end})"  # by a run that was interrupted
     return [
         (re.compile(rf"(github\.com/|/github/){repository}"), rf"\g<1>{owner}/{name}"),
         # As torch.hub takes it.
         (re.compile(f'"{re.escape(f"{old_owner}/{old_name}")}"'), f'"{owner}/{name}"'),
-        (re.compile(rf"(?<=//){re.escape(pages(*old))}{end}"), pages(*new)),
+        (re.compile(rf"(?<=//){changed}{re.escape(pages(*old))}{end}"), pages(*new)),
     ]
 
 

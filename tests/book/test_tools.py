@@ -211,7 +211,7 @@ def checkout(tmp_path):
     files = {
         "_config.yml": f"repository:\n  url: {old}\nhtml:\n  baseurl: https://first.github.io/book/\n",
         "README.md": "https://colab.research.google.com/github/first/book/blob/main/book/01.ipynb\n"
-        f"{old}/issues {old}.git {old}shelf book first/book\n",
+        f"{old}/issues {old}.git {old}shelf {old}.js book first/book\n",
         "book/01.ipynb": f"%pip install git+{old} torchinfo\n",
         ".gitignore": "ignored.md\n",
         "ignored.md": old,
@@ -231,10 +231,26 @@ def test_repository_rewrites_every_form_of_the_address(checkout):
     assert f"url: {new}\n" in config and "https://some-one.github.io/dense.net/" in config
     assert (checkout / "README.md").read_text(encoding="utf-8") == (
         "https://colab.research.google.com/github/Some-One/dense.net/blob/main/book/01.ipynb\n"
-        f"{new}/issues {new}.git https://github.com/first/bookshelf book first/book\n"
+        f"{new}/issues {new}.git https://github.com/first/bookshelf "
+        "https://github.com/first/book.js book first/book\n"
     )
     assert f"git+{new} torchinfo" in (checkout / "book" / "01.ipynb").read_text(encoding="utf-8")
     assert "first/book" in (checkout / "ignored.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("old", ["first/book", "first/first.github.io"])
+@pytest.mark.parametrize("new", ["first/book.js", "first/other", "first/books", "second/book"])
+def test_repository_can_be_repeated_after_an_interruption(old, new):
+    old, new = (tuple(each.split("/")) for each in (old, new))
+
+    def changed(text):
+        for pattern, replacement in repository.replacements(old, new):
+            text = pattern.sub(replacement, text)
+        return text
+
+    text = f"https://github.com/{'/'.join(old)}.git https://{repository.pages(*old)}/book/ "
+    expected = f"https://github.com/{'/'.join(new)}.git https://{repository.pages(*new)}/book/ "
+    assert changed(text) == changed(changed(text)) == expected
 
 
 @pytest.mark.parametrize("other", ["someone/else", "Someone/someone.github.io", "first/books"])

@@ -249,6 +249,28 @@ def test_what_draws_is_told_from_what_computes():
         assert cells.split(open_) == (open_.split("\n"), []), open_
 
 
+def test_what_tells_the_answer_is_folded_where_a_question_is_asked():
+    before, short = "sizes = measure()", 'figures.bars(sizes, title="It grows");'
+    assert cells.split(f"{before}\n{short}") == ([before, short], [])
+    assert cells.split(f"{before}\n{short}", asked=True) == ([before], [short])
+    check = "assert sizes[0] > 3"
+    for rest in (check, f"{check}\n{short}", f"{short}\n{check}"):
+        assert cells.split(f"{before}\n{rest}", asked=True) == ([before], rest.split("\n"))
+        assert cells.split(f"{before}\n{check}\nprint(3)", asked=True)[1] == []
+    assert cells.split(f"{before}\n{check}") == ([before, check], [])
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_code_under_a_question_says_no_title_and_asserts_nothing(browser, server, chapter):  # noqa: F811
+    with Tab(browser, server) as tab:
+        tab.page.goto(f"{server}book/{chapter}.html")
+        for code in tab.page.locator("blockquote.predict + div.cell .cell_input").all():
+            if code.is_visible():
+                lines = code.inner_text().strip().split("\n")
+                assert not lines[-1].startswith("assert")
+                assert not [line for line in lines if line.startswith("    title=")]
+
+
 @pytest.mark.parametrize("chapter", CHAPTERS)
 def test_calls_that_draw_are_folded_and_figures_are_not(browser, server, chapter):  # noqa: F811
     with Tab(browser, server) as tab:

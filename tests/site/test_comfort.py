@@ -196,8 +196,8 @@ def test_the_table_of_weights_has_every_page_within_what_is_promised():
         assert (figure["formulas"] or 0) <= 4 and figure["findings"] == 0, figure
 
 
-@pytest.mark.parametrize("width", [390, 360, 320])
-def test_no_page_is_wider_than_a_narrow_phone(browser, site, width):  # noqa: F811
+@pytest.mark.parametrize("width", [1024, 768, 390, 360, 320])
+def test_no_page_is_wider_than_a_tablet_or_a_phone(browser, site, width):  # noqa: F811
     pages = [page for page in site.rglob("*.html") if "_static" not in page.parts]
     assert len(pages) > 30 and site / "genindex.html" in pages
     wide = []

@@ -144,9 +144,17 @@ def test_a_tap_on_a_phone_shows_a_figure_as_large_as_it_was_drawn(browser, serve
             assert around.evaluate("e => e.scrollLeft") == 200
             figure.tap()
             assert figure.bounding_box()["width"] == before
-    with Tab(browser, server, viewport={"width": 1280, "height": 844}) as tab:
-        tab.page.goto(f"{server}book/11_speed.html")
-        figure = tab.page.locator("article img[src$=webp]:visible").first
-        before = figure.bounding_box()["width"]
-        figure.click()
-        assert figure.bounding_box()["width"] == before
+            # What stands beside it does not move with it.
+            figure.tap()
+            tab.page.set_viewport_size({"width": 844, "height": 390})
+            tab.page.wait_for_function("!document.querySelector('img.large')")
+            assert around.get_attribute("tabindex") is None
+            assert around.locator("img").count() == 1 and not around.locator("p, table").count()
+    for width in (700, 1280):
+        with Tab(browser, server, viewport={"width": width, "height": 844}) as tab:
+            tab.page.goto(f"{server}book/11_speed.html")
+            figure = tab.page.locator("article img[src$=webp]:visible").first
+            before = figure.bounding_box()["width"]
+            figure.click()
+            assert figure.bounding_box()["width"] == before
+            assert figure.locator("xpath=..").get_attribute("tabindex") is None

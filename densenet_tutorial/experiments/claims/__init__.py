@@ -23,7 +23,6 @@ from densenet_tutorial.experiments.claims.verdicts import (
     NOT_DECIDED,
     RULES,
     Verdict,
-    check_values,
     seeds,
 )
 from densenet_tutorial.utils import arguments, environment
@@ -143,7 +142,9 @@ def _table(rows: list[Row]) -> list[tuple[str, ...]]:
 _rows = sequence_of(arguments.instance_of(dict, "a row, a dict"), empty=True)
 
 
-@arguments.check(name=one_of(plans.CLAIMS), rows=_rows, full=boolean, data=optional(arguments.text))
+@arguments.check(
+    name=one_of(plans.CLAIMS), rows=_rows, full=boolean, data=optional(one_of(LOADERS))
+)
 def missing(name: str, rows: Sequence[Row], *, full: bool = False, data: str | None = None) -> int:
     """The number of units of a claim that are not in `rows`, which are those of :func:`run`.
 
@@ -156,7 +157,8 @@ def missing(name: str, rows: Sequence[Row], *, full: bool = False, data: str | N
         data: as for :func:`run`.
 
     Raises:
-        ValueError: there is no such claim, or there are two rows of the same unit.
+        ValueError: there is no such claim or data set, there are two rows of the same unit, or a
+            row's values cannot be.
     """
     return len(plans.measured(name, plans.scale(full, data), rows)[1])
 
@@ -194,7 +196,6 @@ def verdict(name: str, rows: Sequence[Row]) -> Verdict:
     found, absent = max((plans.measured(name, size, rows) for size in sizes), key=_how_many)
     if not found:
         raise ValueError(f"rows must have units of {name!r}, got none in {len(rows)} rows")
-    check_values(found)
     if absent:
         share = f"{len(absent)} of {len(found) + len(absent)} units are missing"
         return Verdict(NOT_DECIDED, f"{share}, such as {plans.key(absent[0])}")

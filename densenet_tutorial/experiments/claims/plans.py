@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from densenet_tutorial.experiments.claims.trained import Unit
+from densenet_tutorial.experiments.claims.verdicts import check_row
 
 Row = dict[str, Any]
 
@@ -345,26 +346,32 @@ def measured(name: str, scale: Scale, rows: Iterable[Row]) -> tuple[list[Row], l
     Units that wait for a learning rate are missing with any. Rows of other units are left out.
 
     Raises:
-        ValueError: there are two rows of the same unit.
+        ValueError: there are two rows of the same unit, or a row's values cannot be.
     """
-    rows, plan = list(rows), CLAIMS[name][1]
-    entries = _entries(scale)
-
-    def unit_of(row: Row) -> str:
-        return key({entry: row[entry] for entry in entries if entry in row})
-
-    found: dict[str, list[Row]] = {}
+    try:  # lists for tuples, and numbers of Python's own
+        rows = [json.loads(json.dumps(row)) for row in rows]
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"rows must have plain values, as in JSON: {error}") from None
+    entries, found = _entries(scale), dict[str, list[Row]]()
     for row in rows:
-        found.setdefault(unit_of(row), []).append(row)
-    waiting = _assumed(unit for unit in plan(scale, []) if key(unit) not in found)
-    units = {key(unit): unit for unit in plan(scale, rows + waiting)}
-    for each in units:
-        if len(found.get(each, ())) > 1:
-            raise ValueError(f"rows must have each unit once, got {len(found[each])} of {each}")
-    return (
-        [row for each in units for row in found.get(each, ())],
-        [unit for each, unit in units.items() if each not in found],
-    )
+        unit = {entry: row[entry] for entry in entries if entry in row}
+        found.setdefault(key(unit), []).append(row)
+
+    def rows_of(units: Iterable[Unit]) -> list[Row]:
+        some = [found[key(unit)] for unit in units if key(unit) in found]
+        for row, *more in some:
+            if more:
+                unit = key({entry: row[entry] for entry in entries if entry in row})
+                raise ValueError(f"rows must have each unit once, got {1 + len(more)} of {unit}")
+            check_row(row)
+        return [row for (row,) in some]
+
+    plan = CLAIMS[name][1]
+    first = plan(scale, [])
+    chosen = rows_of(unit for unit in first if unit.get("held_out"))
+    waiting = _assumed(unit for unit in first if key(unit) not in found)
+    units = list({key(unit): unit for unit in plan(scale, chosen + waiting)}.values())
+    return rows_of(units), [unit for unit in units if key(unit) not in found]
 
 
 @functools.lru_cache

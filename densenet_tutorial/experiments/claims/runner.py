@@ -25,6 +25,7 @@ from densenet_tutorial.experiments.benchmarks import not_interrupted
 from densenet_tutorial.experiments.claims import costs, plans, trained
 from densenet_tutorial.experiments.claims.plans import key
 from densenet_tutorial.experiments.claims.trained import Unit
+from densenet_tutorial.experiments.claims.verdicts import check_row
 from densenet_tutorial.utils import environment
 
 Row = dict[str, Any]
@@ -71,12 +72,16 @@ class Store:
             try:
                 found = json.loads(line)
                 unit, result = found["unit"], found["result"]
-                where = {name: found[name] for name in self.here}
+                where = {name: str(found[name]) for name in self.here}
+                if unit.keys() & result.keys():
+                    raise ValueError("its result repeats what the unit says")
+                row = unit | result | where
+                check_row(row)
                 here = unit["kind"] != "timed" or where == self.here
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise ValueError(f"{self.path} is damaged in line {number}: {error!r}") from None
             rows = self.rows if here else self.elsewhere
-            rows[key(unit)] = unit | result | where
+            rows[key(unit)] = row
         if torn:  # a line that was being written when the process was killed
             with self.path.open("r+b") as file:
                 file.truncate(len(data) - len(torn))
@@ -95,7 +100,9 @@ class Store:
 def measure(unit: Unit, device: str) -> dict[str, Any]:
     """The result of a unit, or ``{"error": …}`` with the reason why there is none."""
     try:
-        return KINDS[unit["kind"]](unit, device)
+        result = KINDS[unit["kind"]](unit, device)
+        check_row(unit | result)
+        return result
     except Exception as error:  # noqa: BLE001 the other units go on
         words = " ".join(str(error).split()) or "no reason given"
         return {"error": f"{type(error).__name__}: {words}"[:500]}

@@ -21,6 +21,9 @@ from densenet_tutorial.network import DenseNet
 
 Unit = dict[str, Any]
 
+#: Random cuts for each cut by age.
+DRAWS = 5
+
 #: A part of the training images on which no network is trained, as a fraction: learning rates are
 #: chosen on it.
 HELD_OUT = 1 / 6
@@ -298,7 +301,7 @@ def cuts(unit: Unit, device: torch.device | str = "cpu") -> dict[str, Any]:
         column in the last block, what the classifier uses; ``test_accuracy``; ``cuts``: by least
         age (1 is the previous layer's output), the number of ``connections`` of that age
         and above in all blocks, of ``channels`` that they read, and the accuracy without them,
-        ``old``, and without as many at ``random``, for each of five draws.
+        ``old``, and without as many at ``random``, for each of :data:`DRAWS` draws.
     """
     model, dataset, _ = _fit(unit, device)
     assert isinstance(model, DenseNet)
@@ -328,7 +331,7 @@ def cuts(unit: Unit, device: torch.device | str = "cpu") -> dict[str, Any]:
                 "connections": len(old),
                 "channels": sum(sizes[block][source] for block, source, _ in old),
                 "old": without(old),
-                "random": [without(draw.sample(every, len(old))) for _ in range(5)],
+                "random": [without(draw.sample(every, len(old))) for _ in range(DRAWS)],
             }
         )
     weights = {b: insight.feature_reuse(model, b, scaled=True) for b in blocks}

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from densenet_tutorial.experiments.claims.trained import DRAWS
+
 Row = dict[str, Any]
 
 HOLDS, CONDITION, NOT_HERE = "holds", "holds with a condition", "does not hold here"
@@ -49,63 +51,110 @@ class Verdict:
         return f"{self.outcome}: {self.sentence}"
 
 
-#: What the rules read in a row of each kind, beside its unit.
-_READ = {
-    "train": ("train_accuracy", "test_accuracy", "parameters", "multiply_adds"),
-    "gradients": ("log10_norms",),
-    "cuts": ("test_accuracy", "connections", "cuts"),
-    "probes": ("stages", "classifier"),
-    "held": ("bytes_per_image",),
-    "timed": ("times",),
-}
-
-_SHARES = ("train_accuracy", "test_accuracy", "old", "random")
-_AMOUNTS = (
-    *("parameters", "multiply_adds", "connections", "bytes_per_image", "predict", "train"),
-    *("age", "growth_rate"),
-)
-_WORDS = ("family", "budget", "name")
-
-
-def check_values(rows: Iterable[Row]) -> None:
-    """Check what the rules read.
+def check_row(row: Row) -> None:
+    """Check that the result of a unit is whole, and that its values can be.
 
     Raises:
-        ValueError: a row lacks a value, or has one that cannot be: a number that is not finite, an
-            accuracy outside of 0 to 1, a time or a size that is not above 0.
+        ValueError: a value that a rule reads is missing or cannot be: an accuracy outside of 0 to
+            1, a time or a size that is not above 0, lists that are shorter than the unit's.
     """
-    for row in rows:
-        for name in _READ[row["kind"]]:
-            if name == "classifier" and row["family"] != "dense":
-                continue
-            if name not in row:
-                raise ValueError(f"rows must have {name!r} in each of kind {row['kind']!r}")
-            _check_value(name, row[name])
+    kind, checks = row["kind"], _CHECKS
+    if kind not in checks:
+        raise ValueError(f"rows must have kind {', '.join(checks)}, got {kind!r}")
+    try:
+        checks[kind](row)
+    except KeyError as error:
+        raise ValueError(f"rows must have {error} in each of kind {kind!r}") from None
 
 
-def _check_value(name: str, value: Any) -> None:
-    if isinstance(value, dict):
-        for inner, its in value.items():
-            _check_value(inner, its)
-        return
-    if isinstance(value, list):
-        if not value:
-            raise ValueError(f"rows must have something in {name!r}, got an empty list")
-        for its in value:
-            _check_value(name, its)
-        return
-    if name in _WORDS:
-        return
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    valid, good = "a number or several", number
-    if number:
-        valid, good = "finite", math.isfinite(value)
-    if number and name in _SHARES:
-        valid, good = "from 0 to 1", 0 <= value <= 1
-    elif number and name in _AMOUNTS:
-        valid, good = "above 0 and finite", 0 < value < math.inf
-    if not good:
-        raise ValueError(f"rows must have {name!r} {valid}, got {value!r}")
+_SHARE, _AMOUNT, _FINITE = "from 0 to 1", "above 0 and finite", "that is finite"
+
+
+def _number(name: str, value: Any, valid: str) -> None:
+    number = isinstance(value, float) or (type(value) is int and abs(value) < 10**300)
+    x = float(value) if number else math.nan
+    good = {_SHARE: 0 <= x <= 1, _AMOUNT: 0 < x < math.inf, _FINITE: math.isfinite(x)}
+    if not good[valid]:
+        raise ValueError(f"rows must have {name!r} a number {valid}, got {str(value)[:80]}")
+
+
+def _numbers(name: str, values: Any, valid: str, count: int) -> None:
+    if not isinstance(values, list) or len(values) != count:
+        raise ValueError(f"rows must have {count} numbers in {name!r}, got {str(values)[:80]}")
+    for value in values:
+        _number(name, value, valid)
+
+
+def _entries(name: str, values: Any, expected: list[Row]) -> None:
+    """Check that `values` is a list of dicts, each of which says what is expected of it."""
+    fits = isinstance(values, list) and len(values) == len(expected)
+    if not fits or not all(isinstance(value, dict) for value in values):
+        raise ValueError(
+            f"rows must have {len(expected)} dicts in {name!r}, got {str(values)[:80]}"
+        )
+    for value, said in zip(values, expected, strict=True):
+        if not said.items() <= value.items():
+            raise ValueError(f"rows must have {said} in {name!r}, got {str(value)[:80]}")
+
+
+def _check_train(row: Row) -> None:
+    for name in ("train_accuracy", "test_accuracy"):
+        _number(name, row[name], _SHARE)
+    for name in ("parameters", "multiply_adds"):
+        _number(name, row[name], _AMOUNT)
+
+
+def _check_gradients(row: Row) -> None:
+    steps = row.get("steps")
+    moments = [0, steps // 4, steps] if steps else [0]
+    if row["moments"] != moments or not isinstance(row["log10_norms"], list):
+        raise ValueError(f"rows must have norms after {moments} steps, got {row['moments']}")
+    if len(row["log10_norms"]) != len(moments):
+        raise ValueError(f"rows must have {len(moments)} lists in 'log10_norms'")
+    for norms in row["log10_norms"]:
+        _numbers("log10_norms", norms, _FINITE, min(20, sum(row["blocks"]) + 1))  # and the stem
+
+
+def _check_cuts(row: Row) -> None:
+    _number("test_accuracy", row["test_accuracy"], _SHARE)
+    _number("connections", row["connections"], _AMOUNT)
+    ages = range(2, max(row["blocks"]) + 2)
+    _entries("cuts", row["cuts"], [{"age": age} for age in ages])
+    for cut in row["cuts"]:
+        _number("connections", cut["connections"], _AMOUNT)
+        _number("old", cut["old"], _SHARE)
+        _numbers("random", cut["random"], _SHARE, DRAWS)
+
+
+def _check_probes(row: Row) -> None:
+    names = ["stem", *(f"block{i}" for i in range(1, len(row["blocks"]) + 1))]
+    _entries("stages", row["stages"], [{"name": name} for name in names])
+    for stage in row["stages"]:
+        _number("test_accuracy", stage["test_accuracy"], _SHARE)
+    if row["family"] == "dense":
+        _numbers("classifier", row["classifier"], _AMOUNT, row["blocks"][-1] + 1)
+
+
+def _check_held(row: Row) -> None:
+    _number("bytes_per_image", row["bytes_per_image"], _AMOUNT)
+
+
+def _check_timed(row: Row) -> None:
+    _entries("times", row["times"], row["networks"])
+    for entry in row["times"]:
+        _number("multiply_adds", entry["multiply_adds"], _AMOUNT)
+        for task in ("predict", "train"):
+            _numbers(task, entry[task], _AMOUNT, row["repeats"])
+
+
+_CHECKS: dict[str, Callable[[Row], None]] = {
+    "train": _check_train,
+    "gradients": _check_gradients,
+    "cuts": _check_cuts,
+    "probes": _check_probes,
+    "held": _check_held,
+    "timed": _check_timed,
+}
 
 
 def clear(differences: Sequence[float]) -> int:
@@ -262,8 +311,8 @@ def reuse(rows: list[Row]) -> Verdict:
     return Verdict(
         outcome,
         f"without the {cut['connections']} of {row['connections']} connections of age {half} and "
-        f"above the accuracy is {loss:.1%} lower, without as many at random {control:.1%} (means "
-        f"of {len(rows)} seeds, from {_mean(map(_accuracy, rows)):.1%})",
+        f"above the accuracy is {100 * loss:.1f} points lower, without as many at random "
+        f"{100 * control:.1f} (means of {len(rows)} seeds, from {_mean(map(_accuracy, rows)):.1%})",
     )
 
 
@@ -457,8 +506,9 @@ def time(rows: list[Row]) -> Verdict:
     speeds = _list(f"{max(some):.0f} ({family})" for family, some in rates.items())
     return Verdict(
         outcome,
-        f"DenseNet takes clearly more time in {len(slower)} of {len(ratios)} conditions: {words} "
-        f"of the residual network's; most multiply-adds per nanosecond in a prediction: {speeds}",
+        f"DenseNet takes more than {_MORE} times the residual network's time in {len(slower)} of "
+        f"{len(ratios)} conditions: {words}; most multiply-adds per nanosecond in a prediction: "
+        f"{speeds}",
     )
 
 

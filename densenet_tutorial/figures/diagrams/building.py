@@ -26,16 +26,20 @@ def _as_layer(value: Any) -> Any:
         hasattr(value, name) for name in ("norm1", "conv1")
     ):
         raise TypeError
+    steps: Any = value
+    for norm, conv in _steps(steps):  # not the reader's own GroupNorm, Identity or Sequential
+        if not hasattr(norm, "num_features") or not hasattr(conv, "kernel_size"):
+            raise TypeError
     return value
 
 
 def _as_block(value: Any) -> Any:
     if not isinstance(value, nn.ModuleDict) or not value:
         raise TypeError
-    if not all(
-        hasattr(layer, "norm1") and hasattr(layer, "growth_rate") for layer in value.values()
-    ):
-        raise TypeError
+    for layer in value.values():
+        _as_layer(layer)
+        if not hasattr(layer, "growth_rate"):
+            raise TypeError
     return value
 
 
@@ -355,54 +359,70 @@ def _signed(maps: Tensor) -> Tensor:
     return (maps / most * 15 + 15).round().byte().movedim(0, 1).flatten(1)
 
 
-def _copy(module: Any) -> Any:
-    """A copy in 64 bits, so that every processor rounds to the same drawing; without hooks."""
-    copied = copy.deepcopy(module).cpu().double()
-    for each in copied.modules():
-        each._forward_hooks.clear()
-        each._forward_pre_hooks.clear()
-    return copied
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 
 
-def _finite(name: str, maps: Tensor) -> Tensor:
-    if not maps.isfinite().all():
+def _copy(name: str, module: nn.Module) -> Any:
+    """A copy in 64 bits, so that every processor rounds to the same drawing.
+
+    The reader's hooks stay behind; PyTorch's own, which make the weights of pruned modules, do not.
+    """
+    every = [(part, hooks, getattr(part, hooks)) for part in module.modules() for hooks in _HOOKS]
+    try:
+        for part, hooks, found in every:
+            own = {i: hook for i, hook in found.items() if _is_torchs(hook)}
+            setattr(part, hooks, type(found)(own))
+        return copy.deepcopy(module).cpu().double()
+    except Exception as error:  # noqa: BLE001  (the reader's own module)
+        raise ValueError(f"{name} must be a module that can be copied, got: {error}") from None
+    finally:
+        for part, hooks, found in every:
+            setattr(part, hooks, found)
+
+
+def _is_torchs(hook: Any) -> bool:
+    return (getattr(hook, "__module__", None) or "").partition(".")[0] == "torch"
+
+
+def _call(name: str, module: Any, x: Any, channels: int | None, what: str) -> Tensor:
+    """The feature maps (1, `channels`, H, W) that a module makes; `what` says what it has to do."""
+    try:
+        maps = module(x)
+        shape = tuple(maps.shape)
+        fits = len(shape) == 4 and shape[:2] == (1, channels or shape[1]) and maps.numel() > 0
+        fits = fits and maps.is_floating_point()
+        finite = not fits or bool(maps.isfinite().all())
+    except Exception as error:  # noqa: BLE001  (the reader's own module)
+        raise ValueError(f"{name} must {what}: {str(error) or type(error).__name__}") from None
+    if not fits:
+        raise ValueError(f"{name} must {what}: it gives {arguments.shown(maps)}")
+    if not finite:
         raise ValueError(f"{name} must give finite numbers, got some that are nan or infinite")
-    return maps
-
-
-#: What a module of the reader's own may raise.
-_FAILURES = (RuntimeError, ValueError, TypeError, AttributeError, LookupError, AssertionError)
+    return maps.double()
 
 
 def _read_and_made(
     block: DenseBlock, start: nn.Module, picture: Tensor, layer: int
 ) -> tuple[list[Tensor], Tensor, Tensor]:
     """What a layer reads, piece by piece, its bottleneck's maps and its own, of one picture."""
-    channels = sources_of(block)[0][1]
+    (_, channels), *made = sources_of(block)
     if not picture.isfinite().all():
         raise ValueError("picture must have finite numbers, got some that are nan or infinite")
+    what = (
+        f"turn picture into the {channels} channels that block reads, got "
+        f"{arguments.shown(start)} and {arguments.shown(picture)}"
+    )
+    layers = [_copy("block", part) for part in block.values()][:layer]
+    begin = _copy("start", start)
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)  # for dropout; nothing but the CPU's
-        try:
-            first = _copy(start)(picture[:1].cpu().double())
-            fits = first.dim() == 4 and first.shape[1] == channels
-        except _FAILURES:
-            fits = False
-        if not fits:
-            raise ValueError(
-                f"start must turn picture into the {channels} channels that block reads, got "
-                f"{arguments.shown(start)} and {arguments.shown(picture)}"
-            )
-        pieces = [_finite("start", first.double())]
-        try:
-            layers = [_copy(part) for part in block.values()][:layer]
-            for each in layers[:-1]:
-                pieces.append(_finite("block", each(pieces)))
-            narrow = layers[-1].bn_function(pieces)
-            new = layers[-1](pieces)
-        except _FAILURES as error:
-            raise ValueError(f"block must work on what start makes, got: {error}") from None
-    return pieces, _finite("block", narrow), _finite("block", new)
+        pieces = [_call("start", begin, picture[:1].cpu().double(), channels, what)]
+        what = "make growth_rate feature maps in each layer"
+        for each, (_, growth) in zip(layers[:-1], made, strict=False):
+            pieces.append(_call("block", each, pieces, growth, what))
+        narrow = _call("block", layers[-1].bn_function, pieces, None, what)
+        new = _call("block", layers[-1], pieces, made[layer - 1][1], what)
+    return pieces, narrow, new
 
 
 def _in_the_block(block: Any, layer: int) -> None:
