@@ -164,8 +164,11 @@ def roofline(
             color=COLORS[i],
             label=label,
         )
-        ha, va, *offset = ("left", "center", 9, 0) if i else ("right", "center", -9, 0)
+        rightmost = max(points, key=lambda name: points[name])
         for name, point in points.items():
+            ha, va, *offset = ("left", "center", 9, 0) if i else ("right", "center", -9, 0)
+            if not i and name == rightmost:  # the others' names are on the left
+                ha, va, *offset = "center", "bottom", 0, 7
             axes.annotate(
                 name, point, offset, textcoords="offset points", ha=ha, va=va, fontsize=10.5
             )
