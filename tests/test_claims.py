@@ -437,6 +437,8 @@ def test_rows_without_a_value_twice_or_of_two_data_sets_are_refused_in_words():
         claims.verdict("choices", [*rows, rows[3] | {"test_accuracy": 0.1}])
     with pytest.raises(ValueError, match="the same data set, got digits, fashion-mnist"):
         claims.verdict("choices", [rows[0] | {"data": "digits"}, *rows])
+    with pytest.raises(ValueError, match="the data set of rows must be one of .*, got 'nonsense'"):
+        claims.verdict("choices", [row | {"data": "nonsense"} for row in rows])
 
 
 def test_regimes_are_told_apart_where_units_are_missing():

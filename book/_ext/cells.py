@@ -172,7 +172,7 @@ class Plots(SphinxTransform):
     default_priority = 870
 
     def apply(self):
-        for cell in filter(is_cell, self.document.findall(nodes.container)):
+        for cell in self.document.findall(is_cell):
             if is_plot(cell.children[0].astext()):
                 for image in cell.findall(nodes.image):
                     image["classes"].append("plot")

@@ -187,11 +187,12 @@ def verdict(name: str, rows: Sequence[Row]) -> Verdict:
 
     Raises:
         ValueError: there is no such claim; or the rows have nothing of it, a unit twice, a value
-            that cannot be, or several data sets.
+            that cannot be, an unknown data set, or several.
     """
     sets = list(dict.fromkeys(str(row.get("data")) for row in rows))
     if len(sets) != 1:
         raise ValueError(f"rows must have the same data set, got {', '.join(sets)}")
+    one_of(LOADERS)("the data set of rows", sets[0])
     sizes = [plans.scale(full, sets[0]) for full in (True, False)]
     found, absent = max((plans.measured(name, size, rows) for size in sizes), key=_how_many)
     if not found:

@@ -369,7 +369,7 @@ def measured(name: str, scale: Scale, rows: Iterable[Row]) -> tuple[list[Row], l
     plan = CLAIMS[name][1]
     first = plan(scale, [])
     chosen = rows_of(unit for unit in first if unit.get("held_out"))
-    waiting = _assumed(unit for unit in first if key(unit) not in found)
+    waiting = assumed(unit for unit in first if key(unit) not in found)
     units = list({key(unit): unit for unit in plan(scale, chosen + waiting)}.values())
     return rows_of(units), [unit for unit in units if key(unit) not in found]
 
@@ -377,10 +377,10 @@ def measured(name: str, scale: Scale, rows: Iterable[Row]) -> tuple[list[Row], l
 @functools.lru_cache
 def _entries(scale: Scale) -> set[str]:
     """What units say, of whichever claim: a row has results besides."""
-    units = [unit for _, plan in CLAIMS.values() for unit in plan(scale, _assumed(plan(scale, [])))]
+    units = [unit for _, plan in CLAIMS.values() for unit in plan(scale, assumed(plan(scale, [])))]
     return set().union(*units)
 
 
-def _assumed(units: Iterable[Unit]) -> list[Row]:
+def assumed(units: Iterable[Unit]) -> list[Row]:
     """Rows as if the runs that choose learning rates had ended."""
     return [unit | {"test_accuracy": 0.0} for unit in units if unit.get("held_out")]

@@ -143,8 +143,8 @@ def run_units(
 
     def work_left(units: list[Unit]) -> float:
         """The cost of all that is left, what waits for learning rates included."""
-        assumed = [unit | {"test_accuracy": 0.0} for unit in units if unit.get("held_out")]
-        return sum(map(plans.cost, left_of([*store.rows.values(), *assumed])))
+        rows = [*store.rows.values(), *plans.assumed(units)]
+        return sum(map(plans.cost, left_of(rows)))
 
     def missing() -> list[Unit]:
         left = left_of(list(store.rows.values()))
