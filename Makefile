@@ -12,9 +12,10 @@ OLDEST := .venv-torch-$(TORCH)
 MUTANTS := .venv-mutants
 
 # Two workers of one thread each: when torch has more threads than there are cores, they mostly wait for each other.
-# Where a test asks for more, they sleep while they wait.
+# Where a test asks for more, they sleep while they wait. Each worker has its half, file by file, so that what the tests
+# of a file share is mostly made once; who is done first takes from the other's half.
 THREADS := 1
-PYTEST = OMP_NUM_THREADS=$(THREADS) OMP_WAIT_POLICY=passive $(PY) -m pytest -q -rs -n 2
+PYTEST = OMP_NUM_THREADS=$(THREADS) OMP_WAIT_POLICY=passive $(PY) -m pytest -q -rs -n 2 --dist worksteal
 
 # Chapters are checked without network: see book/_tools/offline/sitecustomize.py and tests/nbval_kernel.py.
 NBVAL = PYTHONPATH="$(CURDIR)/book/_tools/offline:$(CURDIR)/tests" $(PYTEST) book --ignore=book/assignments \
@@ -89,11 +90,11 @@ lint: $(READY) ## Check style and formatting, notebooks included, and the packag
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 
-test: $(READY) ## Lint; run the unit tests, every chapter, the build, and the site's tests
-	$(MAKE) lint
+# One process each: lint and the build go side by side.
+test: $(READY) ## Lint and build; run the unit tests, every chapter, and the site's tests
+	$(MAKE) -j 2 lint book
 	$(PYTEST) tests --ignore=tests/site --ignore=tests/assignments
 	$(OLD_PROCESSOR) $(MAKE) chapters
-	$(MAKE) book
 	$(PYTEST) tests/site
 
 chapters: $(READY)

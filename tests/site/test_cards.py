@@ -12,7 +12,7 @@ import pytest
 from docutils import nodes
 from docutils.utils import new_document
 from PIL import Image
-from test_browser import Tab, browser, server  # noqa: F401  (fixtures)
+from test_browser import Tab, browser, server, tabs  # noqa: F401  (fixtures)
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT / "book" / "_ext"))
@@ -64,18 +64,18 @@ def answers(name):
 
 
 @pytest.mark.parametrize("chapter", CHAPTERS)
-def test_a_predict_shows_no_answer_until_it_is_asked(browser, server, chapter):  # noqa: F811
-    with Tab(browser, server) as tab:
-        tab.page.goto(f"{server}book/{chapter}.html")
-        cards = tab.page.evaluate(CARDS)
-        expected = answers(chapter)
-        followed = [card for card in cards if card["follows"]]
-        assert len(expected) == len(followed) >= 1
-        for card, printed in zip(followed, expected, strict=True):
-            assert card["fold"] and not card["open"] and card["outputs"] == 0 and card["code"]
-            assert card["shown"].strip() == "Show the answer"
-            # It is there, behind the button.
-            assert all(word in card["text"] for word in printed.split()[:3])
+def test_a_predict_shows_no_answer_until_it_is_asked(tabs, server, chapter):  # noqa: F811
+    tab = tabs(server)
+    tab.page.goto(f"{server}book/{chapter}.html")
+    cards = tab.page.evaluate(CARDS)
+    expected = answers(chapter)
+    followed = [card for card in cards if card["follows"]]
+    assert len(expected) == len(followed) >= 1
+    for card, printed in zip(followed, expected, strict=True):
+        assert card["fold"] and not card["open"] and card["outputs"] == 0 and card["code"]
+        assert card["shown"].strip() == "Show the answer"
+        # It is there, behind the button.
+        assert all(word in card["text"] for word in printed.split()[:3])
 
 
 def test_the_paragraph_that_says_the_answer_is_hidden_too(browser, server):  # noqa: F811
@@ -261,33 +261,33 @@ def test_what_tells_the_answer_is_folded_where_a_question_is_asked():
 
 
 @pytest.mark.parametrize("chapter", CHAPTERS)
-def test_code_under_a_question_says_no_title_and_asserts_nothing(browser, server, chapter):  # noqa: F811
-    with Tab(browser, server) as tab:
-        tab.page.goto(f"{server}book/{chapter}.html")
-        for code in tab.page.locator("blockquote.predict + div.cell .cell_input").all():
-            if code.is_visible():
-                lines = code.inner_text().strip().split("\n")
-                assert not lines[-1].startswith("assert")
-                assert not [line for line in lines if line.startswith("    title=")]
+def test_code_under_a_question_says_no_title_and_asserts_nothing(tabs, server, chapter):  # noqa: F811
+    tab = tabs(server)
+    tab.page.goto(f"{server}book/{chapter}.html")
+    for code in tab.page.locator("blockquote.predict + div.cell .cell_input").all():
+        if code.is_visible():
+            lines = code.inner_text().strip().split("\n")
+            assert not lines[-1].startswith("assert")
+            assert not [line for line in lines if line.startswith("    title=")]
 
 
 @pytest.mark.parametrize("chapter", CHAPTERS)
-def test_calls_that_draw_are_folded_and_figures_are_not(browser, server, chapter):  # noqa: F811
-    with Tab(browser, server) as tab:
-        tab.page.goto(f"{server}book/{chapter}.html")
-        code = tab.page.locator("article .cell_input").all()
-        open_ = [each.inner_text() for each in code if each.is_visible()]
-        assert open_ and not any(cells.split(text.strip())[1] for text in open_)
-        tab.page.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true; })")
-        whole = "".join("".join(each.text_content().split()) for each in code)
-        # No line of a cell is lost.
-        for cell in notebook(chapter):
-            if cell["cell_type"] == "code":
-                for line in "".join(cell["source"]).split("\n"):
-                    assert "".join(line.split()) in whole
-        if chapter == "07_memory":
-            fold = tab.page.locator("details.hide", has_text="Plain grows with the square").first
-            assert fold.locator("summary").inner_text().strip() == "Hide the code of the figure"
+def test_calls_that_draw_are_folded_and_figures_are_not(tabs, server, chapter):  # noqa: F811
+    tab = tabs(server)
+    tab.page.goto(f"{server}book/{chapter}.html")
+    code = tab.page.locator("article .cell_input").all()
+    open_ = [each.inner_text() for each in code if each.is_visible()]
+    assert open_ and not any(cells.split(text.strip())[1] for text in open_)
+    tab.page.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true; })")
+    whole = "".join("".join(each.text_content().split()) for each in code)
+    # No line of a cell is lost.
+    for cell in notebook(chapter):
+        if cell["cell_type"] == "code":
+            for line in "".join(cell["source"]).split("\n"):
+                assert "".join(line.split()) in whole
+    if chapter == "07_memory":
+        fold = tab.page.locator("details.hide", has_text="Plain grows with the square").first
+        assert fold.locator("summary").inner_text().strip() == "Hide the code of the figure"
 
 
 def test_progress_bars_are_no_output(site):

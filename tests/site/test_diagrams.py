@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from test_browser import Tab, browser  # noqa: F401  (a fixture)
+from test_browser import browser, tabs  # noqa: F401  (fixtures)
 
 # Lines of text that leave their drawing or lie on another line, and the smallest, in pixels.
 TEXTS = """
@@ -58,33 +58,33 @@ def contrast(a, b):
 
 
 @pytest.mark.parametrize("width", [390, 1280])
-def test_text_of_diagrams_is_legible_and_in_its_place(browser, site, page, width):  # noqa: F811
+def test_text_of_diagrams_is_legible_and_in_its_place(tabs, site, page, width):  # noqa: F811
     if not shows_diagrams(site, page):
         return
     base = f"{site.as_uri()}/"
-    with Tab(browser, base, viewport={"width": width, "height": 900}) as tab:
-        tab.page.goto(base + page)
-        for label, wrong, smallest, size in tab.page.evaluate(TEXTS):
-            assert not wrong, label
-            assert smallest >= 11, label
-            assert size <= 480, label
-            assert label.endswith(".")
+    tab = tabs(base, viewport={"width": width, "height": 900})
+    tab.page.goto(base + page)
+    for label, wrong, smallest, size in tab.page.evaluate(TEXTS):
+        assert not wrong, label
+        assert smallest >= 11, label
+        assert size <= 480, label
+        assert label.endswith(".")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_text_of_diagrams_has_the_contrast_of_text(browser, site, page, scheme):  # noqa: F811
+def test_text_of_diagrams_has_the_contrast_of_text(tabs, site, page, scheme):  # noqa: F811
     if not shows_diagrams(site, page):
         return
     base = f"{site.as_uri()}/"
-    with Tab(browser, base, color_scheme=scheme) as tab:
-        tab.page.goto(base + page)
-        for said, ink, paper in tab.page.evaluate(COLOURS):
-            assert contrast(ink, paper) >= 4.5, (said, ink, paper)
-        if scheme == "dark":
-            paper = tab.page.evaluate(
-                "getComputedStyle(document.querySelector('svg.diagram rect')).fill"
-            )
-            assert luminance(paper) < 0.1
+    tab = tabs(base, color_scheme=scheme)
+    tab.page.goto(base + page)
+    for said, ink, paper in tab.page.evaluate(COLOURS):
+        assert contrast(ink, paper) >= 4.5, (said, ink, paper)
+    if scheme == "dark":
+        paper = tab.page.evaluate(
+            "getComputedStyle(document.querySelector('svg.diagram rect')).fill"
+        )
+        assert luminance(paper) < 0.1
 
 
 def test_diagrams_are_in_the_pages_of_the_chapters(site):

@@ -12,7 +12,7 @@ import pytest
 from markdown_it import MarkdownIt
 from mdit_py_plugins.amsmath import amsmath_plugin
 from mdit_py_plugins.dollarmath import dollarmath_plugin
-from test_browser import FORMULAS, Tab, base, browser, server  # noqa: F401  (fixtures)
+from test_browser import FORMULAS, Tab, base, browser, server, tabs  # noqa: F401  (fixtures)
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT / "book" / "_ext"))
@@ -76,47 +76,48 @@ def source_of(page):
     return source
 
 
-def test_every_formula_is_drawn_without_scripts(browser, server, page):  # noqa: F811
-    with Tab(browser, server, java_script_enabled=False) as tab:
-        tab.page.goto(server + page)
-        written = tab.page.evaluate(
-            "[...document.querySelectorAll('article math')].map(e => e.getAttribute('alttext'))"
-        )
-        assert sorted(written) == formulas_of(source_of(page))
-        drawn = tab.page.evaluate(FORMULAS)
-        assert all(drawn), f"{drawn.count(False)} of {len(drawn)} formulas not drawn"
-        assert not tab.page.evaluate("document.querySelectorAll('merror').length")
-        assert not tab.page.evaluate(VISIBLE_LATEX)
-        assert not [address for address in tab.requests if "mathjax" in address.lower()]
+def test_every_formula_is_drawn_without_scripts(tabs, server, page):  # noqa: F811
+    tab = tabs(server, java_script_enabled=False)
+    tab.page.goto(server + page)
+    written = tab.page.evaluate(
+        "[...document.querySelectorAll('article math')].map(e => e.getAttribute('alttext'))"
+    )
+    assert sorted(written) == formulas_of(source_of(page))
+    drawn = tab.page.evaluate(FORMULAS)
+    assert all(drawn), f"{drawn.count(False)} of {len(drawn)} formulas not drawn"
+    assert not tab.page.evaluate("document.querySelectorAll('merror').length")
+    assert not tab.page.evaluate(VISIBLE_LATEX)
+    assert not [address for address in tab.requests if "mathjax" in address.lower()]
 
 
-def test_every_sign_is_in_the_font_that_came_along(browser, server, page):  # noqa: F811
+def test_every_sign_is_in_the_font_that_came_along(tabs, server, page):  # noqa: F811
     """Another font would have other sizes and spaces, or no sign at all."""
-    with Tab(browser, server) as tab:
-        tab.page.goto(server + page)
-        tab.page.evaluate(FORMULAS)  # unfolds what is folded
-        tab.page.evaluate("document.fonts.ready.then(() => null)")
-        devtools = tab.context.new_cdp_session(tab.page)
-        devtools.send("DOM.enable")
-        devtools.send("CSS.enable")
-        root = devtools.send("DOM.getDocument")["root"]["nodeId"]
-        found = devtools.send("DOM.querySelectorAll", {"nodeId": root, "selector": "article math"})
-        strangers = []
-        for node in found["nodeIds"]:
-            fonts = devtools.send("CSS.getPlatformFontsForNode", {"nodeId": node})["fonts"]
-            if [f for f in fonts if f["familyName"] != "STIX Two Math" or not f["isCustomFont"]]:
-                markup = devtools.send("DOM.getOuterHTML", {"nodeId": node})["outerHTML"]
-                strangers.append((markup, [f["familyName"] for f in fonts]))
-        assert not strangers
+    tab = tabs(server)
+    tab.page.goto(server + page)
+    tab.page.evaluate(FORMULAS)  # unfolds what is folded
+    tab.page.evaluate("document.fonts.ready.then(() => null)")
+    devtools = tab.context.new_cdp_session(tab.page)
+    devtools.send("DOM.enable")
+    devtools.send("CSS.enable")
+    root = devtools.send("DOM.getDocument")["root"]["nodeId"]
+    found = devtools.send("DOM.querySelectorAll", {"nodeId": root, "selector": "article math"})
+    strangers = []
+    for node in found["nodeIds"]:
+        fonts = devtools.send("CSS.getPlatformFontsForNode", {"nodeId": node})["fonts"]
+        if [f for f in fonts if f["familyName"] != "STIX Two Math" or not f["isCustomFont"]]:
+            markup = devtools.send("DOM.getOuterHTML", {"nodeId": node})["outerHTML"]
+            strangers.append((markup, [f["familyName"] for f in fonts]))
+    devtools.detach()
+    assert not strangers
 
 
-def test_a_wide_formula_scrolls_and_the_page_does_not(browser, server, page):  # noqa: F811
+def test_a_wide_formula_scrolls_and_the_page_does_not(tabs, server, page):  # noqa: F811
     settings = {"viewport": {"width": 390, "height": 844}, "java_script_enabled": False}
-    with Tab(browser, server, **settings) as tab:
-        tab.page.goto(server + page, wait_until="load")
-        tab.page.evaluate(FORMULAS)
-        assert tab.page.evaluate("document.documentElement.scrollWidth") <= 390
-        assert not tab.page.evaluate(CUT_OFF)
+    tab = tabs(server, **settings)
+    tab.page.goto(server + page, wait_until="load")
+    tab.page.evaluate(FORMULAS)
+    assert tab.page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert not tab.page.evaluate(CUT_OFF)
 
 
 def test_the_keyboard_scrolls_a_wide_formula(browser, server):  # noqa: F811

@@ -1,5 +1,6 @@
 """The pages of the built site, read without a browser."""
 
+import functools
 import re
 import zipfile
 from html.parser import HTMLParser
@@ -35,6 +36,12 @@ class Page(HTMLParser):
             self.loads.append(attributes.get(VOID[tag]) or "")
 
 
+@functools.cache
+def read(path):
+    """A page, parsed once: many tests and many links lead to the same one."""
+    return Page(path)
+
+
 def test_every_page_is_built(site, page):
     assert (site / page).stat().st_size > 1000
 
@@ -44,7 +51,7 @@ def test_the_first_page_leads_to_the_book(site):
 
 
 def test_links_and_anchors_lead_somewhere(site, page):
-    for link in Page(site / page).links:
+    for link in read(site / page).links:
         parts = urlsplit(link)
         if parts.scheme or parts.netloc:
             continue
@@ -54,13 +61,13 @@ def test_links_and_anchors_lead_somewhere(site, page):
             assert target.name == "explorer.html"
             continue
         if parts.fragment and target.suffix == ".html":
-            assert unquote(parts.fragment) in Page(target).ids | {"top"}, (
+            assert unquote(parts.fragment) in read(target.resolve()).ids | {"top"}, (
                 f"{link} has no such anchor"
             )
 
 
 def test_nothing_is_loaded_from_another_host(site, page):
-    for address in Page(site / page).loads:
+    for address in read(site / page).loads:
         parts = urlsplit(address)
         assert not parts.netloc, address
         if parts.path:
@@ -101,7 +108,7 @@ def test_no_page_waits_for_a_script(site, page):
 
 
 def test_figures_have_a_sentence_as_alt_text(site, page):
-    for image in Page(site / page).images:
+    for image in read(site / page).images:
         alt = image.get("alt", "")
         if "/_images/" not in image["src"]:  # a logo of the theme
             assert alt, image

@@ -11,7 +11,7 @@ import re
 import pytest
 from conftest import ROOT, toc_files
 from test_browser import Tab, browser, server  # noqa: F401 - fixtures
-from test_pages import Page
+from test_pages import read
 
 PACKAGE = "densenet_tutorial"
 PAGES = [name for name in toc_files() if re.match(r"book/appendix/api_", name)]
@@ -207,7 +207,7 @@ def test_every_listing_of_a_chapter_has_a_link(site):
 def test_anchors_are_there(site):
     text = (site / TABLE).read_text(encoding="utf-8")
     for page, anchor in re.findall(r'href="(api_\w+\.html)#([^"]+)"', text):
-        assert anchor in Page(site / "book" / "appendix" / page).ids
+        assert anchor in read(site / "book" / "appendix" / page).ids
 
 
 def test_search_finds_an_entry(browser, server):  # noqa: F811
