@@ -47,8 +47,9 @@ class DenseNet(nn.Module):
         bn_size: bottleneck width as a multiple of `growth_rate`; ``None`` for no bottleneck.
         drop_rate: dropout probability after each layer's last convolution, 0 to 1.
         num_classes: number of classes.
-        memory_efficient: ``True`` (the same as ``"checkpoint"``), ``"recompute"`` or ``"minimal"``
-            to keep less for the backward pass and recompute it there (chapter 07).
+        memory_efficient: ``True`` (the same as ``"checkpoint"``), ``"recompute"``, ``"minimal"``
+            or ``"fused"`` to keep less for the backward pass and recompute it there; see
+            :func:`set_memory_efficient` (chapters 07 and 11).
         in_channels: channels of an input image: 3 for colour, 1 for grey.
         stem: ``"imagenet"`` (7x7 convolution with stride 2, norm, ReLU, 3x3 max pooling with stride
             2) or ``"cifar"`` (one 3x3 convolution at full resolution).

@@ -223,10 +223,22 @@ def test_the_results_that_come_with_the_package():
     on_gpu = speed.results("speed-densenet121-gpu")
     graph, many = (
         next(f for f in on_gpu if f.task == "predict" and (f.name, f.batch_size) == wanted)
-        for wanted in (("optimized, CUDA graph", 1), ("optimized", 64))
+        for wanted in (("optimized, CUDA graph", 1), ("optimized, CUDA graph", 64))
     )
+    words = " ".join(readme.split())
     assert (
-        f"{graph.ratio:.2f} with one picture and CUDA\ngraphs, {many.ratio:.2f} with 64" in readme
+        f"On an H100, with CUDA graphs, {graph.ratio:.2f} with one picture and "
+        f"{many.ratio:.2f} with 64:" in words
     )
+    ratios = [
+        next(f.ratio for f in speed.results(name) if (f.task, f.name, f.batch_size) == wanted)
+        for name, wanted in (
+            ("speed-densenet121-cpu", ("train", "ours, fused, channels_last", 8)),
+            ("speed-densenet121-gpu", ("train", "ours, fused, channels_last, CUDA graph", 64)),
+            ("speed-densenet121-gpu-amp", ("train", "ours, fused, channels_last, CUDA graph", 64)),
+        )
+    ]
+    of_training = words[words.index("is the fastest in training") :]
+    assert all(f"{ratio:.2f}" in of_training.partition("```")[0] for ratio in ratios)
     with pytest.raises(ValueError, match="speed-densenet121-cpu"):
         speed.results("no such file")

@@ -29,7 +29,7 @@ from densenet_tutorial.memory.conditions import Stage, is_supported
 
 ROOT = Path(__file__).resolve().parents[1]
 MODES = tuple(mode for mode in memory.MODES if isinstance(mode, str))
-OWN = ("recompute", "minimal")
+OWN = ("recompute", "minimal", "fused")
 
 each_mode = pytest.mark.parametrize("mode", MODES)
 each_own_mode = pytest.mark.parametrize("mode", OWN)
@@ -744,5 +744,5 @@ def test_a_model_without_dense_layers_is_refused(model):
 
 @pytest.mark.parametrize("mode", ["Recompute", None, 1, "yes"])
 def test_an_unknown_mode_is_refused_with_the_known_ones(mode):
-    with pytest.raises(ValueError, match=f"mode must be one of .*'minimal', got {mode!r}"):
+    with pytest.raises(ValueError, match=f"mode must be one of .*'fused', got {mode!r}"):
         set_memory_efficient(small(False), mode)

@@ -336,11 +336,11 @@ def _models(name: str, task: str, x: Tensor, amp: bool, compiled: bool) -> dict[
         if not amp and x.device.type == "cpu" and _can_quantize():
             found["ours, int8"] = quantized(ours, x[:1])
     else:
-        for mode in ("checkpoint", "recompute", "minimal"):
+        for mode in memory.VARIANTS:
             copied = memory.set_memory_efficient(copy.deepcopy(fastest), mode)
             found[f"ours, {mode}, channels_last"] = copied
         if x.is_cuda:
-            for base in ("torchvision", "ours", "ours, recompute"):
+            for base in ("torchvision", "ours", "ours, recompute", "ours, fused"):
                 label = f"{base}, channels_last"
                 if label in found:
                     found[f"{label}, CUDA graph"] = _graphed(found[label], x, amp)

@@ -8,8 +8,9 @@ Network and weights are the same in every mode, outputs and gradients up to roun
 | ``"checkpoint"``, ``True`` | 8 k L + k (L - 1) | concatenation, first norm and ReLU |
 | ``"recompute"`` | k0 + 5 k L | norms and ReLUs |
 | ``"minimal"`` | k0 + k L | the 1x1 convolutions as well |
+| ``"fused"`` | k0 + 5 k L | norms and ReLUs, in channels_last in one pass: the fastest |
 
-Chapter 07 builds it up.
+Chapter 07 builds it up; what is special about ``"fused"``, chapter 11.
 """
 
 from torch import nn
@@ -44,12 +45,20 @@ def set_memory_efficient(model: nn.Module, mode: bool | str) -> nn.Module:
     Raises:
         ValueError: there is no such mode, or `model` contains none of our modules.
 
-    Outputs, gradients and buffers are those of the plain model. ``"recompute"`` and ``"minimal"``
+    Outputs, gradients and buffers are those of the plain model. All modes but ``"checkpoint"``
     pool before the convolution of a transition, so they round otherwise: the results page says
-    by how much, and that they are as close to float64 as the plain model's.
+    by how much, and that they are as close to float64 as the plain model's. So do the kernels of
+    ``"fused"``.
 
     Limits:
 
+    - ``"fused"`` is ``"recompute"`` but where its kernels can compute: feature maps in
+      channels_last (``model.to(memory_format=torch.channels_last)``, and the images as well), in
+      float32, or on a GPU in float16 or bfloat16; norms with weights that normalise by the batch
+      and have a momentum; blocks without dropout. The kernels are compiled when they are first
+      needed, on a CPU by a C++ compiler with OpenMP (``c++``, or what ``CXX`` names), on a GPU by
+      Triton. Without these, ``"recompute"`` runs, with one warning. On a GPU, most of the time is
+      that of starting kernels unless a CUDA graph does so (``torch.cuda.make_graphed_callables``).
     - without gradients (``torch.no_grad()``): nothing is kept in any mode.
     - ``torch.compile``, ``torch.export``, ``torch.fx``, tracing: the plain layers run;
       ``torch.compile`` warns once. ``torch.jit.script`` raises an error.
@@ -64,8 +73,8 @@ def set_memory_efficient(model: nn.Module, mode: bool | str) -> nn.Module:
       pass then keeps as much as the plain one.
     - a weight that is changed in place between the passes: the usual RuntimeError; not noticed if
       it is changed through ``.data``, as in the plain model.
-    - the output of a block that is changed in place: a RuntimeError in ``"recompute"`` and
-      ``"minimal"``, whose layers need it; clone it first.
+    - the output of a block that is changed in place: a RuntimeError in ``"recompute"``,
+      ``"minimal"`` and ``"fused"``, whose layers need it; clone it first.
     - hooks that copy saved tensors (``save_on_cpu``): they copy each layer's view of the buffer
       separately, so DenseNet-121 at 224 pixels takes 61 MiB an image with ``"recompute"`` instead
       of 26 (plain: 183 instead of 124).
@@ -89,4 +98,4 @@ def set_memory_efficient(model: nn.Module, mode: bool | str) -> nn.Module:
     return model
 
 
-__all__ = ["MODES", "saved_activation_bytes", "set_memory_efficient"]
+__all__ = ["MODES", "VARIANTS", "saved_activation_bytes", "set_memory_efficient"]

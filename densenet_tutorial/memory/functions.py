@@ -153,6 +153,14 @@ def write_statistics(x: Tensor, rows: Tensor) -> None:
     var.copy_(torch.batch_norm_update_stats(x, mean, unbiased, 1.0)[1])
 
 
+def statistics_of(x: Tensor) -> Tensor:
+    """(3, C): what :func:`write_statistics` writes."""
+    precise = torch.promote_types(x.dtype, torch.float32)
+    rows = x.new_zeros((3, x.shape[1]), dtype=precise)
+    write_statistics(x, rows)
+    return rows
+
+
 # ---------------------------------------------------------------------- norm, ReLU, operation
 
 
@@ -201,7 +209,7 @@ class NormReluOperation(torch.autograd.Function):
         stages: list[Stage],
         *parameters: Tensor | None,
     ) -> Tensor:
-        ctx.autocast = _autocast_state(x.device.type)
+        ctx.autocast = autocast_state(x.device.type)
         kept, ctx.stages = [x, *parameters], []
         for stage in stages:
             norm, operation, pool = stage.norm, stage.operation, stage.pool
@@ -214,11 +222,11 @@ class NormReluOperation(torch.autograd.Function):
             x, indices = x.relu_(), None
             convolution = average = maximum = None
             if isinstance(operation, nn.MaxPool2d):
-                maximum = _max_window(operation)
-                x, indices = _max_pool(maximum, x)
+                maximum = max_window(operation)
+                x, indices = max_pool(maximum, x)
             else:
                 convolution = convolution_settings(operation)
-                average = None if pool is None else _average_window(pool)
+                average = None if pool is None else average_window(pool)
                 x = operation(x if pool is None else pool(x))
             kept += [mean, scale, indices]
             ops = (convolution, average, maximum)
@@ -228,18 +236,17 @@ class NormReluOperation(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        # Gradients of gradients, and batches of them, go through autograd itself.
-        general = torch.is_grad_enabled() or _is_batched(grad)
-        compute = _autograd_gradients if general else _manual_gradients
-        with _restored_autocast(ctx.autocast):
+        compute = autograd_gradients if is_general(grad) else _manual_gradients
+        with restored_autocast(ctx.autocast):
             gradients = compute(ctx, grad)
         return gradients[0], None, None, *gradients[1:]
 
 
-def _is_batched(grad: Tensor) -> bool:
-    """Whether `grad` is a batch of gradients, from vmap or ``is_grads_batched``."""
-    functorch = torch._C._functorch
-    return functorch.is_batchedtensor(grad) or functorch.is_legacy_batchedtensor(grad)
+def is_general(grad: Tensor) -> bool:
+    """Whether autograd itself has to compute: gradients of gradients, or batches of gradients."""
+    functorch = torch._C._functorch  # vmap, or ``is_grads_batched``
+    batched = functorch.is_batchedtensor(grad) or functorch.is_legacy_batchedtensor(grad)
+    return torch.is_grad_enabled() or batched
 
 
 def parameters_of(stages: list[Stage]) -> list[Tensor | None]:
@@ -284,11 +291,13 @@ def _manual_gradients(ctx: Any, grad: Any) -> list[Tensor | None]:
         needs_norm = needs_x or needs[0] or needs[1]
         d_weight = d_bias = d_kernel = None
         if indices is None:
-            grad, d_kernel = _convolution_backward(
+            grad, d_kernel = convolution_backward(
                 settings, grad, activated, kernel, needs_norm, needs[2]
             )
+            if needs_norm:  # ReLU's
+                _aten.threshold_backward.grad_input(grad, activated, 0, grad_input=grad)
         else:
-            grad = _max_pool_backward(settings, grad, x, indices)
+            grad = max_pool_backward(settings, grad, x, indices)
         del activated
         if needs_norm:
             statistics = [None, None, mean, scale]
@@ -307,7 +316,7 @@ def _manual_gradients(ctx: Any, grad: Any) -> list[Tensor | None]:
     return [grad if ctx.needs_input_grad[0] else None, *gradients]
 
 
-def _autograd_gradients(ctx: Any, grad: Tensor) -> list[Tensor | None]:
+def autograd_gradients(ctx: Any, grad: Tensor) -> list[Tensor | None]:
     """The same gradients, computed by autograd, so that they can be differentiated again."""
     x, stages = _saved(ctx)
     inputs = [x, *(parameter for _, parameters, _ in stages for parameter in parameters)]
@@ -317,32 +326,47 @@ def _autograd_gradients(ctx: Any, grad: Tensor) -> list[Tensor | None]:
         inputs = [tensor if tensor is None else tensor.view_as(tensor) for tensor in inputs]
         x, parameters = inputs[0], iter(inputs[1:])
         for settings, _, (mean, scale, _) in stages:
-            weight, bias, kernel = next(parameters), next(parameters), next(parameters)
-            running = (None, None) if settings.from_batch else (mean, scale)
-            norm = (*running, weight, bias, settings.from_batch, 0.0, settings.eps)
-            x = F.batch_norm(contiguous(x), *norm).relu()
-            if settings.maximum is not None:
-                x = F.max_pool2d(x, *settings.maximum)
-                continue
-            # In float64 some kernels refuse weights in channels_last.
-            x = _convolution(settings, x, kernel.to(settings.dtype).contiguous())
-        found = iter(
-            torch.autograd.grad(
-                x,
-                [tensor for tensor, needs in zip(inputs, needed, strict=True) if needs],
-                grad,
-                create_graph=torch.is_grad_enabled(),
-                allow_unused=True,
-            )
-        )
+            weight, bias, kernel = itertools.islice(parameters, 3)
+            x = plain_stage(settings, x, weight, bias, kernel, mean, scale)
+        return gradients_by_autograd(x, inputs, needed, grad)
+
+
+def plain_stage(
+    settings: Settings,
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    kernel: Any,
+    mean: Tensor | None = None,
+    var: Tensor | None = None,
+) -> Tensor:
+    """The output of a stage by PyTorch's own functions; `mean` and `var` are running ones."""
+    running = (None, None) if settings.from_batch else (mean, var)
+    norm = (*running, weight, bias, settings.from_batch, 0.0, settings.eps)
+    x = F.batch_norm(contiguous(x), *norm).relu()
+    if settings.maximum is not None:
+        return F.max_pool2d(x, *settings.maximum)
+    # In float64 some kernels refuse weights in channels_last.
+    return _convolution(settings, x, kernel.to(settings.dtype).contiguous())
+
+
+def gradients_by_autograd(
+    y: Tensor, inputs: list[Any], needed: list[bool], grad: Tensor
+) -> list[Tensor | None]:
+    """The gradients of those of `inputs` that are needed, from the gradient of `y`."""
+    needed_inputs = [tensor for tensor, needs in zip(inputs, needed, strict=True) if needs]
+    create = torch.is_grad_enabled()
+    found = iter(
+        torch.autograd.grad(y, needed_inputs, grad, create_graph=create, allow_unused=True)
+    )
     return [next(found) if needs else None for needs in needed]
 
 
-def _autocast_state(device: str) -> tuple[str, torch.dtype, bool]:
+def autocast_state(device: str) -> tuple[str, torch.dtype, bool]:
     return device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
 
 
-def _restored_autocast(state: tuple[str, torch.dtype, bool]) -> torch.autocast:
+def restored_autocast(state: tuple[str, torch.dtype, bool]) -> torch.autocast:
     """The autocast state of the forward pass, for the backward pass."""
     device, dtype, enabled = state
     return torch.autocast(device, dtype=dtype, enabled=enabled)
@@ -463,12 +487,12 @@ def convolution_settings(convolution: Any) -> tuple[Any, ...]:
     return c.stride, c.padding, c.dilation, c.groups
 
 
-def _average_window(pool: nn.AvgPool2d) -> tuple[Any, ...]:
+def average_window(pool: nn.AvgPool2d) -> tuple[Any, ...]:
     p = pool
     return p.kernel_size, p.stride, p.padding, p.ceil_mode, p.count_include_pad, p.divisor_override
 
 
-def _max_window(pool: nn.MaxPool2d) -> tuple[Any, ...]:
+def max_window(pool: nn.MaxPool2d) -> tuple[Any, ...]:
     return pool.kernel_size, pool.stride, pool.padding, pool.dilation, pool.ceil_mode
 
 
@@ -480,7 +504,7 @@ def _convolution(settings: Settings, activated: Tensor, kernel: Tensor) -> Tenso
     return F.conv2d(activated.to(dtype), kernel.to(dtype), None, *(settings.convolution or ()))
 
 
-def _convolution_backward(
+def convolution_backward(
     settings: Settings,
     grad: Tensor,
     activated: Tensor,
@@ -488,7 +512,7 @@ def _convolution_backward(
     needs_x: bool,
     needs_kernel: bool,
 ) -> tuple[Tensor | None, Tensor | None]:
-    """The gradients of ReLU's input and of the kernel; `activated` is ReLU's output."""
+    """The gradients of ReLU's output, `activated`, and of the kernel."""
     average = settings.average
     pooled = activated if average is None else F.avg_pool2d(activated, *average)
     stride, padding, dilation, groups = settings.convolution or ()
@@ -509,19 +533,29 @@ def _convolution_backward(
     if needs_x:
         d_x = d_x.to(activated.dtype)
         if average is not None:
-            d_x = _aten.avg_pool2d_backward(d_x, activated, *average)
-        _aten.threshold_backward.grad_input(d_x, activated, 0, grad_input=d_x)
+            d_x = _average_pool_backward(average, d_x, activated)
     return d_x, d_kernel.to(kernel.dtype) if needs_kernel else None
 
 
-def _max_pool(window: tuple[Any, ...], x: Tensor) -> tuple[Tensor, Tensor]:
+def _average_pool_backward(average: tuple[Any, ...], grad: Tensor, x: Tensor) -> Tensor:
+    """The gradient of an average pooling's input, of x's shape."""
+    n, c, h, w = x.shape
+    if average != (2, 2, 0, False, True, None) or h % 2 or w % 2 or x.stride(1) != 1:
+        return _aten.avg_pool2d_backward(grad, x, *average)
+    # Every number goes to four pixels: one copy, where the operator fills with zeros, and adds.
+    rows = (grad / 4).permute(0, 2, 3, 1)[:, :, None, :, None]
+    return rows.expand(n, h // 2, 2, w // 2, 2, c).reshape(n, h, w, c).permute(0, 3, 1, 2)
+
+
+def max_pool(window: tuple[Any, ...], x: Tensor) -> tuple[Tensor, Tensor]:
     """Max pooling of ReLU's output x, and its indices, with -1 for zeros."""
     pooled, indices = F.max_pool2d(x, *window, return_indices=True)
     # int32 is enough: an image has fewer than 2**31 pixels.
     return pooled, indices.int().masked_fill_(pooled <= 0, -1)
 
 
-def _max_pool_backward(settings: Settings, grad: Tensor, x: Tensor, indices: Tensor) -> Tensor:
+def max_pool_backward(settings: Settings, grad: Tensor, x: Tensor, indices: Tensor) -> Tensor:
     """The gradient of ReLU's input, of x's shape; zeros get none, so ReLU is not recomputed."""
-    grad, window = grad.masked_fill(indices < 0, 0), settings.maximum or ()
+    grad = torch.where(indices < 0, 0.0, grad)  # unlike masked_fill, it keeps the memory format
+    window = settings.maximum or ()
     return _aten.max_pool2d_with_indices_backward(grad, x, *window, indices.clamp_min(0).long())

@@ -5,10 +5,12 @@
 - The recomputed variants run no convolution twice: they recompute norm and ReLU from the statistics
   of the batch. The feature maps of a block are stored in one buffer, without concatenation.
 - :class:`MinimalDenseLayer` also recomputes the bottleneck, and keeps the feature maps alone.
+- The fused variants keep what the recomputed ones do, and compute norm and ReLU by kernels of ours.
 
 Each runs the plain forward pass of its class unless :func:`conditions.is_supported`.
 """
 
+import itertools
 from collections.abc import Iterator
 from typing import Any, cast
 
@@ -34,6 +36,7 @@ from densenet_tutorial.memory.functions import (
     checkpointed,
     parameters_of,
 )
+from densenet_tutorial.memory.fused import FusedBlock, FusedStage, is_fusable
 
 
 class Variant(nn.Module):
@@ -206,6 +209,33 @@ class RecomputedTransition(RecomputedSequential, Transition):
     """A transition that keeps its input, and pools before its convolution."""
 
 
+class FusedDenseBlock(RecomputedDenseBlock):
+    """A recomputed block as one function, in which norm and ReLU are one pass over memory."""
+
+    def compute(self, x: Tensor, statistics: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        channels = self._output_channels(x)
+        layers = [cast(RecomputedDenseLayer, layer) for layer in self.values()]
+        if channels is None or any(layer.drop_rate > 0 and layer.training for layer in layers):
+            return super().compute(x, statistics)
+        stages = [layer.stages() for layer in layers]
+        flat = list(itertools.chain(*stages))
+        if not is_fusable(x, flat):
+            return super().compute(x, statistics)
+        return FusedBlock.apply(x, statistics, stages, channels, *parameters_of(flat))
+
+
+class FusedSequential(RecomputedSequential):
+    """A sequence of recomputed stages, in which norm and ReLU are one pass over memory."""
+
+    def run(self, stage: Stage, x: Tensor, statistics: Tensor | None) -> Tensor:
+        function = FusedStage if is_fusable(x, [stage]) else NormReluOperation
+        return function.apply(x, statistics, [stage], *parameters_of([stage]))
+
+
+class FusedTransition(FusedSequential, Transition):
+    """A recomputed transition, in which norm and ReLU are one pass over memory."""
+
+
 _RECOMPUTED: dict[type[nn.Module], type[nn.Module]] = {
     DenseLayer: RecomputedDenseLayer,
     DenseBlock: RecomputedDenseBlock,
@@ -222,6 +252,12 @@ VARIANTS: dict[str, dict[type[nn.Module], type[nn.Module]]] = {
     },
     "recompute": _RECOMPUTED,
     "minimal": _RECOMPUTED | {DenseLayer: MinimalDenseLayer},
+    "fused": {
+        DenseLayer: RecomputedDenseLayer,
+        DenseBlock: FusedDenseBlock,
+        Transition: FusedTransition,
+        nn.Sequential: FusedSequential,
+    },
 }
 
 for _variants in VARIANTS.values():
