@@ -356,6 +356,47 @@ def test_every_number_of_threads_gives_the_same_up_to_rounding():
             torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-5)
 
 
+def test_under_autocast_on_a_cpu_a_block_is_left_to_recompute():
+    """Its features are in float32, and its bottlenecks are not."""
+    torch.manual_seed(0)
+    plain = nn.Sequential(DenseBlock(2, 8, 4, 4, 0.0), Transition(16, 8))
+    plain.to(memory_format=torch.channels_last)
+    x = torch.randn(2, 8, 6, 6).to(memory_format=torch.channels_last)
+    found = []
+    for mode in ("recompute", "fused"):
+        model = set_memory_efficient(copy.deepcopy(plain), mode)
+        with torch.autocast("cpu", torch.bfloat16):
+            output = model(x)
+        output.float().square().sum().backward()
+        found.append([output, *(p.grad for p in model.parameters())])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+@needs_compiler
+def test_kernels_for_cpus_refuse_other_tensors():
+    """They would read and write past the end of them."""
+    x, grad, mean, var, weight, bias = batch((2, 40, 5, 7, 40), "cpu")
+    for wrong in ((x.bfloat16(), weight), (x.double(), weight), (x, weight.double())):
+        with pytest.raises(TypeError, match="float32"):
+            kernels.norm_relu(wrong[0], mean, var, wrong[1], bias, 1e-5)
+        with pytest.raises(TypeError, match="float32"):
+            kernels.norm_relu_backward(grad.clone(), wrong[0], mean, var, wrong[1], bias, 1e-5)
+
+
+@pytest.mark.parametrize("missing", ["weight", "bias"])
+def test_a_norm_without_weights_is_left_to_recompute(missing):
+    torch.manual_seed(0)
+    plain = DenseBlock(2, 8, 4, 4, 0.0).to(memory_format=torch.channels_last)
+    setattr(plain.denselayer2.norm1, missing, None)
+    x = torch.randn(2, 8, 6, 6).to(memory_format=torch.channels_last)
+    found = []
+    for mode in ("recompute", "fused"):
+        block = set_memory_efficient(copy.deepcopy(plain), mode)
+        block(x).square().sum().backward()
+        found.append([p.grad for p in block.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
 def test_a_layer_alone_is_computed_as_by_recompute():
     torch.manual_seed(0)
     plain = DenseLayer(8, 4, 4, 0.0).to(memory_format=torch.channels_last)

@@ -318,6 +318,24 @@ def test_any_order_of_operations_in_a_sequence():
         assert_exact(b, a)
 
 
+@each_own_mode
+@pytest.mark.parametrize("size", [(2, 2), (2, 6), (4, 4), (5, 4), (3, 3)])
+@pytest.mark.parametrize("format", [torch.channels_last, torch.contiguous_format])
+def test_transitions_of_every_size(mode, size, format):
+    """Also where they leave a single pixel, whose gradient goes to four."""
+    torch.manual_seed(0)
+    plain = Transition(6, 3).double().to(memory_format=format)
+    results = []
+    for transition in (plain, set_memory_efficient(copy.deepcopy(plain), mode)):
+        x = torch.randn(2, 6, *size, generator=torch.Generator().manual_seed(1)).double()
+        x = x.to(memory_format=format).requires_grad_()
+        weights = torch.linspace(-1, 1, 3).double().view(3, 1, 1)
+        (transition(x) * weights).square().sum().backward()
+        results.append([x.grad, *(p.grad for p in transition.parameters())])
+    for expected, found in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected)
+
+
 def test_a_transition_may_stand_open_in_a_sequence():
     def sequence():
         torch.manual_seed(0)

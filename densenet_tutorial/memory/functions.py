@@ -543,8 +543,10 @@ def _average_pool_backward(average: tuple[Any, ...], grad: Tensor, x: Tensor) ->
     if average != (2, 2, 0, False, True, None) or h % 2 or w % 2 or x.stride(1) != 1:
         return _aten.avg_pool2d_backward(grad, x, *average)
     # Every number goes to four pixels: one copy, where the operator fills with zeros, and adds.
-    rows = (grad / 4).permute(0, 2, 3, 1)[:, :, None, :, None]
-    return rows.expand(n, h // 2, 2, w // 2, 2, c).reshape(n, h, w, c).permute(0, 3, 1, 2)
+    rows = (grad / 4).permute(0, 2, 3, 1)[:, :, None, :, None].expand(-1, -1, 2, -1, 2, -1)
+    # A clone, never a view: what is made of it is written over it.
+    copied = rows.clone(memory_format=torch.contiguous_format)
+    return copied.view(n, h, w, c).permute(0, 3, 1, 2)
 
 
 def max_pool(window: tuple[Any, ...], x: Tensor) -> tuple[Tensor, Tensor]:

@@ -43,6 +43,7 @@ def is_fusable(x: Tensor, stages: list[Stage]) -> bool:
     return kernels.can_compute(x) and all(
         stage.norm.training
         and stage.norm.weight is not None
+        and stage.norm.bias is not None
         and stage.norm.weight.dtype == stage.norm.bias.dtype == torch.float32
         and (stage.norm.running_mean is None or stage.norm.momentum is not None)
         for stage in stages

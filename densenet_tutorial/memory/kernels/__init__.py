@@ -24,12 +24,15 @@ _ON_GPU = (torch.float32, torch.float16, torch.bfloat16)
 def can_compute(x: Tensor) -> bool:
     """Whether the kernels can normalise x, (N, C, H, W), here; if only a compiler lacks, warn once.
 
-    x has to be in channels_last, in float32, or on a GPU in float16 or bfloat16.
+    x has to be in channels_last, in float32 without autocast, or on a GPU in any of
+    float32, float16 and bfloat16.
     """
     if not x.is_contiguous(memory_format=torch.channels_last):
         return False
     if x.device.type == "cpu":
-        return x.dtype == torch.float32 and library() is not None
+        # Under autocast what a convolution gives has another dtype.
+        usual = x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+        return usual and library() is not None
     return x.is_cuda and x.dtype in _ON_GPU and _gpu() is not None
 
 
@@ -128,6 +131,9 @@ def _run(name: str, x: Tensor, *rest: Any) -> None:
         with torch.cuda.device(x.device):
             getattr(_gpu(), name)(*arguments)
     else:
+        tensors = [a for a in arguments if isinstance(a, Tensor)]
+        if not all(t.dtype == torch.float32 and t.device == x.device for t in tensors):
+            raise TypeError("the kernels for CPUs compute with tensors in float32 on a CPU alone")
         values = (a.data_ptr() if isinstance(a, Tensor) else a for a in arguments)
         getattr(library(), name)(torch.get_num_threads(), *values)
 
