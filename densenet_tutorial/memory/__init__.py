@@ -52,14 +52,14 @@ def set_memory_efficient(model: nn.Module, mode: bool | str) -> nn.Module:
 
     Limits:
 
-    - ``"fused"`` is ``"recompute"`` but where its kernels can compute: feature maps in
-      channels_last (``model.to(memory_format=torch.channels_last)``, and the images as well), in
-      float32 without autocast, or on a GPU also in float16 or bfloat16; norms with weights that
-      normalise by the batch and have a momentum; blocks without dropout. The kernels are compiled
-      when they are first needed, on a CPU by a C++ compiler with OpenMP (``c++``, or what ``CXX``
-      names), on a GPU by Triton. Without these, ``"recompute"`` runs, with one warning. On a GPU,
-      most of the time is that of starting kernels unless a CUDA graph does so
-      (``torch.cuda.make_graphed_callables``).
+    - ``"fused"`` is ``"recompute"`` but where its kernels can compute: model and images in
+      ``torch.channels_last``, in float32 without autocast, or on a GPU also in float16 or bfloat16;
+      norms with weights that normalise by the batch and have a momentum; blocks without dropout.
+      The kernels are compiled when they are first needed, on a CPU by a C++ compiler with OpenMP
+      (``c++``, or what ``CXX`` names), on a GPU by Triton. Without these, ``"recompute"`` runs,
+      with one warning. On a GPU, most of the time is that of starting kernels unless a CUDA graph
+      does so: see ``torch.cuda.make_graphed_callables``. In the backward pass, what a block saved
+      comes back all at once.
     - without gradients (``torch.no_grad()``): nothing is kept in any mode.
     - ``torch.compile``, ``torch.export``, ``torch.fx``, tracing: the plain layers run;
       ``torch.compile`` warns once. ``torch.jit.script`` raises an error.
