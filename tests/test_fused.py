@@ -383,6 +383,29 @@ def test_kernels_for_cpus_refuse_other_tensors():
             kernels.norm_relu_backward(grad.clone(), wrong[0], mean, var, wrong[1], bias, 1e-5)
 
 
+def one_norm_twice(block):
+    block.denselayer2.norm2 = block.denselayer1.norm2
+
+
+def one_mean_twice(block):
+    block.denselayer3.norm2.running_mean = block.denselayer1.norm2.running_mean
+
+
+@pytest.mark.parametrize("share", [one_norm_twice, one_mean_twice])
+def test_running_statistics_that_are_shared_are_updated_one_after_another(share):
+    results = []
+    for mode in (False, "fused"):
+        torch.manual_seed(0)
+        block = DenseBlock(3, 8, 4, 4, 0.0).to(memory_format=torch.channels_last)
+        share(set_memory_efficient(block, mode))
+        x = torch.randn(3, 8, 6, 6).to(memory_format=torch.channels_last)
+        for _ in range(2):
+            block(x).square().sum().backward()
+        results.append([*block.buffers(), *(p.grad for p in block.parameters())])
+    for expected, found in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("missing", ["weight", "bias"])
 def test_a_norm_without_weights_is_left_to_recompute(missing):
     torch.manual_seed(0)
@@ -445,6 +468,22 @@ def test_without_a_compiler_it_computes_as_recompute_and_says_so_once(compiler, 
     assert len(warned) == 1
     assert warned[0].startswith('memory_efficient="fused" computes as "recompute" does')
     assert compiler in warned[0] and said in warned[0]
+
+
+@needs_compiler
+def test_the_compiler_may_be_named_with_options():
+    run = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "from densenet_tutorial.memory import kernels; kernels.library().correct",
+        ],
+        env=os.environ | {"CXX": f"{COMPILER} -DNOTHING"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0 and not run.stderr, run.stderr
 
 
 @needs_compiler

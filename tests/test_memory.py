@@ -318,6 +318,16 @@ def test_any_order_of_operations_in_a_sequence():
         assert_exact(b, a)
 
 
+@each_mode
+def test_batches_are_counted_where_nothing_else_is_tracked(mode):
+    block = set_memory_efficient(DenseBlock(2, 8, 4, 4, 0.0), mode)
+    for norm in norms(block):
+        norm.running_mean = norm.running_var = None
+    for _ in range(3):
+        block(torch.randn(2, 8, 5, 5)).sum().backward()
+    assert [norm.num_batches_tracked.item() for norm in norms(block)] == [3] * 4
+
+
 @each_own_mode
 @pytest.mark.parametrize("size", [(2, 2), (2, 6), (4, 4), (5, 4), (3, 3)])
 @pytest.mark.parametrize("format", [torch.channels_last, torch.contiguous_format])

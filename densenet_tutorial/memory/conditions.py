@@ -206,9 +206,9 @@ def _fits(stage: Stage, shape: tuple[int, int, int], x: Tensor) -> bool:
     if values == 0 or (values == 1 and (norm.training or norm.running_mean is None)):
         return False  # no variance: the plain batch norm raises an error that says so
     if (norm.running_mean is None) != (norm.running_var is None) or (
-        norm.running_mean is not None and not norm.track_running_stats
+        (norm.running_mean is None) == norm.track_running_stats
     ):
-        return False  # only one of the running statistics, or statistics that are not tracked
+        return False  # only one of the running statistics, or some that are not as is said
     of_norm = [
         t for t in (norm.weight, norm.bias, norm.running_mean, norm.running_var) if t is not None
     ]

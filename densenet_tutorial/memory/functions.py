@@ -212,25 +212,15 @@ class NormReluOperation(torch.autograd.Function):
         ctx.autocast = autocast_state(x.device.type)
         kept, ctx.stages = [x, *parameters], []
         for stage in stages:
-            norm, operation, pool = stage.norm, stage.operation, stage.pool
-            x = contiguous(x)
+            norm, x = stage.norm, contiguous(x)
             in_place = _can_overwrite(x) and x is not kept[0]
             x, mean, scale = _batch_norm(x, norm, statistics, in_place)
             from_batch = norm.training or norm.running_mean is None
             known = from_batch and statistics is not None
             statistics = None  # those of later inputs are not known
-            x, indices = x.relu_(), None
-            convolution = average = maximum = None
-            if isinstance(operation, nn.MaxPool2d):
-                maximum = max_window(operation)
-                x, indices = max_pool(maximum, x)
-            else:
-                convolution = convolution_settings(operation)
-                average = None if pool is None else average_window(pool)
-                x = operation(x if pool is None else pool(x))
+            x, indices, windows = run_operation(stage, x.relu_())
             kept += [mean, scale, indices]
-            ops = (convolution, average, maximum)
-            ctx.stages.append(Settings(from_batch, known, norm.eps, *ops, x.dtype))
+            ctx.stages.append(Settings(from_batch, known, norm.eps, *windows, x.dtype))
         ctx.save_for_backward(*kept)
         return x
 
@@ -240,6 +230,22 @@ class NormReluOperation(torch.autograd.Function):
         with restored_autocast(ctx.autocast):
             gradients = compute(ctx, grad)
         return gradients[0], None, None, *gradients[1:]
+
+
+def run_operation(stage: Stage, x: Tensor) -> tuple[Tensor, Tensor | None, tuple[Any, Any, Any]]:
+    """The operation of `stage` on ReLU's output x, after its average pooling if it has one.
+
+    Returns:
+        The output, the indices of a max pooling or ``None``, and the settings `convolution`,
+        `average` and `maximum`.
+    """
+    operation, pool = stage.operation, stage.pool
+    if isinstance(operation, nn.MaxPool2d):
+        window = _max_window(operation)
+        return *_max_pool(window, x), (None, None, window)
+    average = None if pool is None else _average_window(pool)
+    y = operation(x if pool is None else pool(x))
+    return y, None, (convolution_settings(operation), average, None)
 
 
 def is_general(grad: Tensor) -> bool:
@@ -487,12 +493,12 @@ def convolution_settings(convolution: Any) -> tuple[Any, ...]:
     return c.stride, c.padding, c.dilation, c.groups
 
 
-def average_window(pool: nn.AvgPool2d) -> tuple[Any, ...]:
+def _average_window(pool: nn.AvgPool2d) -> tuple[Any, ...]:
     p = pool
     return p.kernel_size, p.stride, p.padding, p.ceil_mode, p.count_include_pad, p.divisor_override
 
 
-def max_window(pool: nn.MaxPool2d) -> tuple[Any, ...]:
+def _max_window(pool: nn.MaxPool2d) -> tuple[Any, ...]:
     return pool.kernel_size, pool.stride, pool.padding, pool.dilation, pool.ceil_mode
 
 
@@ -549,7 +555,7 @@ def _average_pool_backward(average: tuple[Any, ...], grad: Tensor, x: Tensor) ->
     return copied.view(n, h, w, c).permute(0, 3, 1, 2)
 
 
-def max_pool(window: tuple[Any, ...], x: Tensor) -> tuple[Tensor, Tensor]:
+def _max_pool(window: tuple[Any, ...], x: Tensor) -> tuple[Tensor, Tensor]:
     """Max pooling of ReLU's output x, and its indices, with -1 for zeros."""
     pooled, indices = F.max_pool2d(x, *window, return_indices=True)
     # int32 is enough: an image has fewer than 2**31 pixels.

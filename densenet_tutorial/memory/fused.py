@@ -18,16 +18,13 @@ from densenet_tutorial.memory.functions import (
     Settings,
     autocast_state,
     autograd_gradients,
-    average_window,
     convolution_backward,
-    convolution_settings,
     gradients_by_autograd,
     is_general,
-    max_pool,
     max_pool_backward,
-    max_window,
     plain_stage,
     restored_autocast,
+    run_operation,
     statistics_of,
     write_statistics,
 )
@@ -37,9 +34,13 @@ def is_fusable(x: Tensor, stages: list[Stage]) -> bool:
     """Whether :mod:`kernels` can compute the norms of `stages`, of which x is the first's input.
 
     The norms have to normalise by the batch, and to have weights; with a cumulative average, a
-    value on the GPU would have to be waited for. `stages` are supported (see
-    :func:`conditions.is_supported`).
+    value on the GPU would have to be waited for. All running statistics are updated at once, so
+    none may be there twice. `stages` are supported (see :func:`conditions.is_supported`).
     """
+    running = [t for s in stages for t in (s.norm.running_mean, s.norm.running_var)]
+    addresses = [t.data_ptr() for t in running if t is not None]
+    if len(set(addresses)) < len(addresses):
+        return False
     return kernels.can_compute(x) and all(
         stage.norm.training
         and stage.norm.weight is not None
@@ -144,18 +145,11 @@ class FusedBlock(torch.autograd.Function):
 
 def _run(stage: Stage, x: Tensor, statistics: Tensor) -> tuple[Tensor, Settings, Tensor | None]:
     """The output of `stage`, its settings, and the indices of a max pooling."""
-    norm, operation, pool = stage.norm, stage.operation, stage.pool
+    norm = stage.norm
     mean, var, _ = statistics
-    y = kernels.norm_relu(x, mean, var, norm.weight, norm.bias, norm.eps)
-    indices = convolution = average = maximum = None
-    if isinstance(operation, nn.MaxPool2d):
-        maximum = max_window(operation)
-        y, indices = max_pool(maximum, y)
-    else:
-        convolution = convolution_settings(operation)
-        average = None if pool is None else average_window(pool)
-        y = operation(y if pool is None else pool(y))
-    return y, Settings(True, True, norm.eps, convolution, average, maximum, y.dtype), indices
+    activated = kernels.norm_relu(x, mean, var, norm.weight, norm.bias, norm.eps)
+    y, indices, windows = run_operation(stage, activated)
+    return y, Settings(True, True, norm.eps, *windows, y.dtype), indices
 
 
 def _gradients(

@@ -9,6 +9,7 @@ takes about a second and a C++ compiler with OpenMP (``c++``, or what the enviro
 import ctypes
 import functools
 import os
+import shlex
 import subprocess
 import tempfile
 import warnings
@@ -153,9 +154,17 @@ def library() -> ctypes.CDLL | None:
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder, "norm_relu.so")
         options = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp")
-        command = [compiler, *options, "-shared", "-fPIC", str(source), "-o", str(target)]
+        command = [
+            *shlex.split(compiler),
+            *options,
+            "-shared",
+            "-fPIC",
+            str(source),
+            "-o",
+            str(target),
+        ]
         try:
-            subprocess.run(command, check=True, capture_output=True, text=True)
+            subprocess.run(command, check=True, capture_output=True, text=True, errors="replace")
             loaded = ctypes.CDLL(str(target))
         except (OSError, subprocess.CalledProcessError) as error:
             said = getattr(error, "stderr", None) or str(error)
